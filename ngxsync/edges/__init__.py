@@ -1,0 +1,1 @@
+"""One importer for each outside library and each effect; edges never import each other."""

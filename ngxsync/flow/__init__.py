@@ -1,0 +1,1 @@
+"""The order of steps; knows interfaces, imports no edge."""
