@@ -2,6 +2,7 @@
 
 NgxsyncError
   ConfigError       2   usage or configuration of ngxsync
+  StateError        2   ngxsync's own state directory cannot be read or written
   MasterInvalid     3   the master's nginx configuration is invalid
   PeerUnreachable   4   no connection, a cut one, or no answer in time
   TransferFailed    4   rsync did not deliver
@@ -48,6 +49,11 @@ class NgxsyncError(Exception):
 class ConfigError(NgxsyncError):
     exit_status = 2
     code = "config"
+
+
+class StateError(NgxsyncError):
+    exit_status = 2
+    code = "state"
 
 
 class MasterInvalid(NgxsyncError):

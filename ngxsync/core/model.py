@@ -54,7 +54,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Projection:
-    """What of the trees counts: `trees` maps each root to its compiled excludes [(regex, excluded)], last match wins."""
+    """What of the trees counts: `trees` maps each root to its excludes [(regex, excluded)]; last match wins."""
 
     trees: tuple[tuple[str, tuple[tuple[str, bool], ...]], ...]
     owners: bool = True
@@ -153,3 +153,47 @@ class RunResult:
     message: Message | None = None
     started: float = 0.0
     duration_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A person's switch: no automatic run until it ends. `peer` is "" for all; times are seconds since the epoch."""
+
+    who: str
+    reason: str
+    since: float
+    until: float | None = None
+    peer: str = ""
+
+
+@dataclass(frozen=True)
+class PeerStatus:
+    """One line of `status`: `word` is a status word of DESIGN 6, `since` and other times seconds since the epoch.
+
+    `exit` is the exit status that the word stands for (3 or 5 for a refusal, by the host that refused).
+    """
+
+    name: str
+    word: str = UNKNOWN
+    since: float | None = None
+    accepted: str = ""
+    accepted_at: float | None = None
+    proven: bool | None = None
+    last_run: str = ""
+    last_run_at: float | None = None
+    last_outcome: str = ""
+    exit: int = 1
+    pause: Pause | None = None
+    message: Message | None = None
+    next: str = ""  # what to do, where it is not the usual advice for the word
+
+
+@dataclass(frozen=True)
+class StatusReport:
+    """What `status` answers at the time `now`; `next_fires` are (what fires, when) in order."""
+
+    host: str
+    now: float
+    peers: tuple[PeerStatus, ...] = ()
+    next_fires: tuple[tuple[str, float], ...] = ()
+    notes: tuple[str, ...] = ()

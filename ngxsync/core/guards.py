@@ -1,0 +1,239 @@
+"""Reasons to hold a run before the peer changes, each with a code that `ngxsync sync --force CODE` overrides.
+
+Pure: a plan, both snapshots' facts and the settings in, holds out (DESIGN 5 "Guards", DESIGN 6 exit status 8).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ngxsync.agent.manifest import DIR, Manifest, is_below
+from ngxsync.core.errors import ConfigError, Message
+from ngxsync.core.model import Change, Plan, Snapshot
+from ngxsync.core.plan import CONFLICT, CREATED, DELETED, DRIFT, FIRST_CONTACT, TYPE, is_quiet
+from ngxsync.core.wording import safe_name
+
+# DESIGN 6: any code of exit status 8, but vip, rehearse, which-nginx and store
+FORCEABLE = (
+    "first-contact",
+    "generation",
+    "drift",
+    "conflict",
+    "standby",
+    "paused",
+    "soak",
+    "follow",
+    "rolled-back",
+    "type-change",
+    "missing-user",
+    "emptied-root",
+    "replaced-root",
+    "main-file",
+    "max-delete",
+    "device",
+    "mounts",
+)
+NEVER_FORCED = ("vip", "rehearse", "which-nginx", "store")
+
+FEWEST_DELETIONS = 5  # below this number max_delete does not hold
+SHOWN = 5  # so many paths a message names
+
+Roots = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Hold:
+    """One reason to stop before the peer changes. `code` is what --force takes."""
+
+    code: str
+    message: Message
+
+
+@dataclass(frozen=True)
+class PeerFacts:
+    """What the guards know of a peer: `roots` as in Snapshot.roots, `specials` and `missing_users` from its scan.
+
+    `recorded_master` and `recorded_peer` are the roots of both hosts at the last accepted run; empty where none was.
+    """
+
+    name: str
+    manifest: Manifest
+    roots: Roots = field(default_factory=dict)
+    specials: tuple[str, ...] = ()
+    missing_users: tuple[str, ...] = ()
+    recorded_master: Roots = field(default_factory=dict)
+    recorded_peer: Roots = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """`content_dir` and `main_conf` are absolute; `max_delete_pct` is None where the guard is switched off."""
+
+    content_dir: str
+    main_conf: str
+    max_delete_pct: float | None = 30.0
+    on_drift: str = "heal"  # or "hold"
+    master_name: str = "master"
+
+
+def check_guards(plan: Plan, master: Snapshot, peer: PeerFacts, settings: GuardSettings) -> tuple[Hold, ...]:
+    """All reasons to hold this plan, none where it is empty: what changes nothing endangers nothing."""
+    if not plan:
+        return ()
+    found: list[Iterable[Hold]] = [
+        _emptied_roots(master, peer),
+        _changed_roots(settings.master_name, master.roots, peer.recorded_master, peer.name),
+        _changed_roots(peer.name, peer.roots, peer.recorded_peer, peer.name),
+        _main_file(plan, peer, settings),
+        _max_delete(plan, peer, settings),
+        _drift(plan, peer, settings),
+        _first_contact(plan, peer),
+        _type_change(plan, peer),
+        _missing_users(peer),
+    ]
+    return tuple(hold for holds in found for hold in holds)
+
+
+def apply_force(holds: Iterable[Hold], force: Collection[str]) -> tuple[Hold, ...]:
+    """The holds that remain. Raises ConfigError where a code is none that a person may override."""
+    raise_if_unforceable(force)
+    return tuple(hold for hold in holds if hold.code not in force)
+
+
+def raise_if_unforceable(force: Collection[str]) -> None:
+    """Only whole, known codes: an abbreviation could come to mean another guard with the next release."""
+    for code in force:
+        if code in FORCEABLE:
+            continue
+        near = difflib.get_close_matches(code, FORCEABLE, n=1)
+        hint = f"did you mean --force {near[0]}?" if near else f"the codes are: {', '.join(FORCEABLE)}"
+        if code in NEVER_FORCED:
+            what, hint = f"{code} cannot be overridden", "mend its cause; the message of the held run names it"
+        else:
+            what = f"unknown reason {code!r}"
+        raise ConfigError(Message(what, "--force", "nothing changed", hint))
+
+
+def _hold(code: str, what: str, where: str, peer: str, advice: str = "") -> Hold:
+    override = f"ngxsync sync --force {code}"
+    return Hold(code, Message(what, where, f"{peer} unchanged", f"{advice}{override}"))
+
+
+def _emptied_roots(master: Snapshot, peer: PeerFacts) -> Iterator[Hold]:
+    for root in master.projection.roots:
+        here = _count_below(master.manifest, root)
+        there = _count_below(peer.manifest, root)
+        if there and not here:
+            what = f"the tree is empty on the master, and {peer.name} has {there} entries in it"
+            yield _hold("emptied-root", what, safe_name(root), peer.name, "if it is meant to be empty: ")
+
+
+def _count_below(manifest: Manifest, root: str) -> int:
+    return sum(1 for path in manifest if path != root and is_below(path, root))
+
+
+def _changed_roots(host: str, roots: Roots, recorded: Roots, peer: str) -> Iterator[Hold]:
+    """replaced-root, device, mounts: a tree that is not the place which it was at the last accepted run."""
+    for root in sorted(roots.keys() & recorded.keys()):
+        now, then = roots[root], recorded[root]
+        where = f"{host}:{safe_name(root)}"
+        if now.get("real") != then.get("real"):
+            real, was = (safe_name(str(facts.get("real"))) for facts in (now, then))
+            what = f"the tree now leads to {real}, at the last run to {was}"
+            yield _hold("replaced-root", what, where, peer, "if that is meant: ")
+        if now.get("dev") != then.get("dev"):
+            what = "the tree is on another device than at the last run: is a disk not mounted?"
+            yield _hold("device", what, where, peer, "mount it, or if that is meant: ")
+        mounts, before = set(now.get("mounts", ())), set(then.get("mounts", ()))
+        if mounts != before:
+            yield _hold("mounts", _mounts_text(mounts - before, before - mounts), where, peer, "if that is meant: ")
+
+
+def _mounts_text(new: set[str], gone: set[str]) -> str:
+    parts = [f"{word}: {_listed(sorted(paths))}" for word, paths in (("new", new), ("gone", gone)) if paths]
+    return f"other mounts below the tree than at the last run ({'; '.join(parts)})"
+
+
+def _main_file(plan: Plan, peer: PeerFacts, settings: GuardSettings) -> Iterator[Hold]:
+    if any(c.path == settings.main_conf and c.kind == DELETED for c in plan.changes):
+        what = "the main configuration file would be deleted"
+        yield _hold("main-file", what, f"{peer.name}:{safe_name(settings.main_conf)}", peer.name, "if that is meant: ")
+
+
+def _max_delete(plan: Plan, peer: PeerFacts, settings: GuardSettings) -> Iterator[Hold]:
+    limit = settings.max_delete_pct
+    if limit is None:
+        return
+    deleted = [c.path for c in plan.changes if c.kind == DELETED]
+    for inside, part in ((False, "outside"), (True, "inside")):
+        gone = [path for path in deleted if is_below(path, settings.content_dir) is inside]
+        there = sum(1 for path in peer.manifest if is_below(path, settings.content_dir) is inside)
+        if len(gone) >= FEWEST_DELETIONS and len(gone) * 100 > limit * there:
+            share = f"{len(gone)} of {there} entries {part} {safe_name(settings.content_dir)}"
+            what = f"{share} would be deleted, more than max_delete = {limit:g}%"
+            yield _hold("max-delete", what, f"{peer.name}:{_listed(gone)}", peer.name, "look with ngxsync diff, then ")
+
+
+def _drift(plan: Plan, peer: PeerFacts, settings: GuardSettings) -> Iterator[Hold]:
+    """With on_drift = heal both are put right, saved first; a conflict is treated as drift (TRANSACTION)."""
+    if settings.on_drift != "hold":
+        return
+    texts = {DRIFT: f"changed on {peer.name} since the last run", CONFLICT: "changed on both hosts since the last run"}
+    for cause, text in texts.items():
+        paths = [c.path for c in plan.changes if c.cause == cause and not is_quiet(c)]
+        if paths:
+            what = f"{len(paths)} {_plural(paths, 'path')} {text} (on_drift = hold)"
+            advice = "look with ngxsync diff; to let the master win: "
+            yield _hold(cause, what, f"{peer.name}:{_listed(paths)}", peer.name, advice)
+
+
+def _first_contact(plan: Plan, peer: PeerFacts) -> Iterator[Hold]:
+    paths = [c.path for c in plan.changes if c.cause == FIRST_CONTACT]
+    if paths:
+        what = f"{len(paths)} {_plural(paths, 'path')} on {peer.name} never came from here and would be replaced"
+        advice = f"look with ngxsync diff --peer {peer.name}; if this host's content shall win: "
+        yield _hold(FIRST_CONTACT, what, f"{peer.name}:{_listed(paths)}", peer.name, advice)
+
+
+def _type_change(plan: Plan, peer: PeerFacts) -> Iterator[Hold]:
+    """A directory that cannot give way, or a socket, device or pipe that stands where an entry should be."""
+    for change in plan.changes:
+        blockers = _blockers(change, peer.specials)
+        if blockers:
+            what = (
+                f"what stands there cannot give way to a {_kind(change)}: {_listed(blockers)} is left alone by a sync"
+            )
+            advice = f"move it away on {peer.name}, or "
+            yield _hold("type-change", what, f"{peer.name}:{safe_name(change.path)}", peer.name, advice)
+
+
+def _blockers(change: Change, specials: tuple[str, ...]) -> list[str]:
+    if change.kind == CREATED:
+        return [path for path in specials if path == change.path]
+    if change.kind == TYPE and change.before is not None and change.before.kind == DIR:
+        return [path for path in specials if is_below(path, change.path)]
+    return []
+
+
+def _kind(change: Change) -> str:
+    words = {"file": "file", "dir": "directory", "link": "link"}
+    return words[change.after.kind] if change.after is not None else "nothing"
+
+
+def _missing_users(peer: PeerFacts) -> Iterator[Hold]:
+    if peer.missing_users:
+        names = ", ".join(safe_name(name) for name in peer.missing_users)
+        what = f"{peer.name} has no user or group of the name: {names}"
+        yield _hold("missing-user", what, peer.name, peer.name, "create them there, or ")
+
+
+def _listed(paths: Collection[str]) -> str:
+    shown = ", ".join(safe_name(path) for path in list(paths)[:SHOWN])
+    return f"{shown} and {len(paths) - SHOWN} more" if len(paths) > SHOWN else shown
+
+
+def _plural(items: Collection[object], word: str) -> str:
+    return word if len(items) == 1 else f"{word}s"

@@ -1,0 +1,64 @@
+"""Words for people: names and foreign text made harmless, ids, sizes, durations and times made short."""
+
+from __future__ import annotations
+
+from datetime import datetime, tzinfo
+
+
+def safe_name(name: str) -> str:
+    """A file name on one line, harmless to a terminal and unambiguous: what is not printable is backslash-escaped."""
+    return "".join(_escaped(char) for char in name.replace("\\", "\\\\"))
+
+
+def safe_text(text: str, indent: str = "    ") -> str:
+    """Text of other origin (nginx, a peer): its lines stay lines, indented so that they cannot pose as ours."""
+    lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
+    return f"\n{indent}".join("".join(_escaped(char) for char in line.replace("\t", "    ")) for line in lines)
+
+
+def one_line(text: str) -> str:
+    return "".join(_escaped(char) for char in " ".join(text.split()))
+
+
+def _escaped(char: str) -> str:
+    if char.isprintable():
+        return char
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return char.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def short_id(snapshot: str) -> str:
+    """The first 12 hex digits, enough for people."""
+    return snapshot[:12]
+
+
+def human_size(size: int) -> str:
+    """Bytes in the units of config.ini: 812, 1.5K, 20M, 3.1G."""
+    amount, unit = float(size), ""
+    for unit in ("", "K", "M", "G", "T"):
+        if amount < 999.5 or unit == "T":
+            break
+        amount /= 1024
+    return f"{size}B" if not unit else f"{amount:.1f}{unit}" if amount < 9.95 else f"{amount:.0f}{unit}"
+
+
+def human_duration(seconds: float) -> str:
+    """Seconds in the units of config.ini, the two largest that matter: 340ms, 1.2s, 2m05s, 3h10m, 2d4h."""
+    if seconds < 0.9995:
+        return f"{max(0, round(seconds * 1000))}ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f}s"
+    total = round(seconds)
+    minutes, hours, days = total // 60, total // 3600, total // 86400
+    if not hours:
+        return f"{minutes}m{total % 60:02d}s"
+    return f"{hours}h{minutes % 60:02d}m" if not days else f"{days}d{hours % 24}h"
+
+
+def render_time(when: float, now: float, tz: tzinfo | None = None) -> str:
+    """Local time unless `tz` says otherwise, and how far from `now` that is."""
+    stamp = datetime.fromtimestamp(when, tz).strftime("%Y-%m-%d %H:%M:%S")
+    distance = human_duration(abs(now - when))
+    return f"{stamp} ({distance} ago)" if when <= now else f"{stamp} (in {distance})"
