@@ -1,0 +1,244 @@
+"""The sections and options of config.ini, each with the reader of its value and its default (DESIGN 9).
+
+A reader takes the text of a value and gives what the program uses; it raises ValueError with "what is wrong, what is
+allowed". A default is written as a user would write it and goes through the same reader.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlsplit
+
+from ngxsync.agent.manifest import is_clean
+
+UNITS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
+LONGEST_S = 365 * 86400
+
+
+@dataclass(frozen=True)
+class Option:
+    """`default` None: there is none that could be written down; the value is then None, or what config.py says."""
+
+    read: Callable[[str], Any]
+    default: str | None = None
+    required: bool = False
+
+
+def read_path(text: str) -> str:
+    if not is_clean(text):
+        raise ValueError(f"{text!r} is no path, allowed is an absolute one without '..', '//' or a slash at its end")
+    return text
+
+
+def read_conf(text: str) -> str:
+    return text if text.startswith("/") and read_path(text) else _read_relative(text)
+
+
+def _read_relative(text: str) -> str:
+    if posixpath.normpath(text) != text or text.split("/")[0] in ("..", "."):
+        raise ValueError(f"{text!r} is no path, allowed is an absolute one or one below root, without '.' or '..'")
+    return text
+
+
+def read_trees(text: str) -> tuple[str, ...]:
+    trees = tuple(read_path(line) for line in read_list(text))
+    for tree in trees:
+        if tree == "/":
+            raise ValueError("/ is a whole machine, allowed are directories in it")
+        outer = next((other for other in trees if other != tree and tree.startswith(other + "/")), None)
+        if outer:
+            raise ValueError(f"{tree} lies in {outer}, allowed are trees that are apart: {outer} carries it already")
+    return trees
+
+
+def read_content(text: str) -> tuple[str, ...]:
+    if text == "no":
+        raise ValueError("'no' is no path, allowed are paths; to reload after every change, set reload_when = always")
+    return tuple(read_conf(line) for line in read_list(text))
+
+
+def read_list(text: str) -> tuple[str, ...]:
+    """One a line, in order. Raises ValueError where one is there twice."""
+    lines = tuple(line.strip() for line in text.split("\n") if line.strip())
+    twice = next((line for number, line in enumerate(lines) if line in lines[:number]), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is there twice, allowed is each once")
+    return lines
+
+
+def read_patterns(text: str) -> tuple[str, ...]:
+    from ngxsync.core.excludes import compile_excludes  # imports pathspec, which most commands never need
+
+    patterns = read_list(text)
+    compile_excludes(patterns)
+    return patterns
+
+
+def read_peer_patterns(text: str) -> tuple[str, ...]:
+    taken_back = next((pattern for pattern in read_list(text) if pattern.startswith("!")), None)
+    if taken_back:
+        raise ValueError(
+            f"{taken_back!r} would send to one peer what the others never get, allowed are patterns that add to "
+            "[sync] exclude; take a pattern back in [sync] exclude, and add it for the peers that must not get it"
+        )
+    return read_patterns(text)
+
+
+def read_duration(text: str) -> float:
+    """Seconds. More than 0: no option means anything by an instant."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
+    if not found:
+        raise ValueError(f"{text!r} is no duration, allowed is a number with ms, s, m, h or d, e.g. 200ms or 10m")
+    seconds = float(Decimal(found[1]) * UNITS[found[2]])
+    if not 0 < seconds <= LONGEST_S:
+        raise ValueError(f"{text} is out of range, allowed is more than 0 and at most 365d")
+    return seconds
+
+
+def read_share(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)%", text)
+    if not found or float(found[1]) > 100:
+        raise ValueError(f"{text!r} is no share, allowed is 0% to 100%, or no")
+    return float(found[1])
+
+
+def read_schedule(text: str) -> str:
+    """Five fields of a crontab, checked by what also runs them. (cronsim alone would take a sixth, for seconds.)"""
+    from cronsim import CronSim, CronSimError
+
+    allowed = "allowed are the five fields of a crontab line, e.g. 30 3 * * *, or no"
+    fields = " ".join(text.split())
+    if fields.count(" ") != 4:
+        raise ValueError(f"{text!r} is no schedule, {allowed}")
+    try:
+        next(CronSim(fields, datetime(2000, 1, 1)))
+    except (CronSimError, StopIteration) as error:
+        raise ValueError(f"{text!r} is no schedule ({str(error) or 'it never comes'}), {allowed}") from None
+    return fields
+
+
+def read_yes_no(text: str) -> bool:
+    return _one_of("yes", "no")(text) == "yes"
+
+
+def read_command(text: str) -> str:
+    """SIGHUP, or a command of one line."""
+    if "\n" in text:
+        raise ValueError("it has more than one line, allowed is one command")
+    if text.lower() in ("sighup", "hup", "no", "none") and text != "SIGHUP":
+        raise ValueError(f"{text!r} is no command, allowed is SIGHUP or a command such as systemctl reload nginx")
+    return text
+
+
+def read_binary(text: str) -> str:
+    if text != "auto" and not is_clean(text):
+        raise ValueError(f"{text!r} is no path, allowed is auto or an absolute path, e.g. /usr/local/nginx/sbin/nginx")
+    return text
+
+
+def read_host(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_:.][A-Za-z0-9_:.%-]*", text):
+        raise ValueError(f"{text!r} is no host, allowed is a name or an address; user and port have their own options")
+    return text
+
+
+def read_port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        raise ValueError(f"{text!r} is no port, allowed is 1 to 65535")
+    return int(text)
+
+
+def read_user(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]*\$?", text):
+        raise ValueError(f"{text!r} is no user, allowed is the name of an account on the peer")
+    return text
+
+
+def read_jump(text: str) -> str:
+    if not re.fullmatch(
+        r"([A-Za-z0-9_][A-Za-z0-9_.-]*@)?([A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:]+\])(:\d{1,5})?", text
+    ):
+        raise ValueError(f"{text!r} is no jump host, allowed is one, as host, user@host or user@host:port")
+    return text
+
+
+def read_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        good = url.scheme in ("http", "https") and url.hostname and url.port != 0 and text.isprintable()
+    except ValueError:
+        good = False
+    if not good or " " in text:
+        raise ValueError(f"{text!r} is no URL, allowed is http://HOST[:PORT]/PATH or https://")
+    return text
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is unknown, allowed is {' or '.join(words)}")
+        return text
+
+    return read
+
+
+def _or_no(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`no` switches off: the value is then None."""
+
+    def read_or_no(text: str) -> Any:
+        try:
+            return None if text == "no" else read(text)
+        except ValueError as error:
+            told = str(error)
+            raise ValueError(told if "or no" in told else f"{told}, or no") from None
+
+    return read_or_no
+
+
+NGINX = {
+    "root": Option(read_path, "/usr/local/nginx"),
+    "binary": Option(read_binary, "auto"),
+    "conf": Option(read_conf, "conf/nginx.conf"),
+    "reload": Option(read_command, "SIGHUP"),
+    "reload_when": Option(_one_of("auto", "always"), "auto"),
+    "content": Option(read_content, "html"),
+    "prove_timeout": Option(read_duration),
+    "rehearse": Option(_one_of("overlay", "live"), "overlay"),
+}
+SYNC = {
+    "trees": Option(read_trees),
+    "exclude": Option(read_patterns),
+    "on_change": Option(read_yes_no, "yes"),
+    "settle": Option(read_duration, "200ms"),
+    "max_wait": Option(read_duration, "5s"),
+    "check_every": Option(_or_no(read_duration), "10m"),
+    "schedule": Option(_or_no(read_schedule), "30 3 * * *"),
+    "max_delete": Option(_or_no(read_share), "30%"),
+    "on_drift": Option(_one_of("heal", "hold"), "heal"),
+}
+PEER = {
+    "host": Option(read_host, required=True),
+    "port": Option(read_port, "22"),
+    "user": Option(read_user, "root"),
+    "identity": Option(read_path, required=True),
+    "known_hosts": Option(read_path, "/etc/ngxsync/known_hosts"),
+    "jump": Option(read_jump),
+    "state_dir": Option(read_path),
+    "exclude": Option(read_peer_patterns),
+    "connect_timeout": Option(read_duration, "5s"),
+    "probe": Option(read_url),
+    "reload": Option(read_command),
+    "prove_timeout": Option(read_duration),
+    "rehearse": Option(_one_of("overlay", "live")),
+}
+NGXSYNC = {
+    "state_dir": Option(read_path, "/var/lib/ngxsync"),
+    "log_format": Option(_one_of("text", "json"), "text"),
+}
+SECTIONS = {"nginx": NGINX, "sync": SYNC, "ngxsync": NGXSYNC}
