@@ -1,0 +1,152 @@
+"""What a service tells its manager and its log: sd_notify(3), and lines that journald, a person or a machine reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TextIO
+
+# syslog's priorities for journald, sd-daemon(3)
+PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
+SEND_TIMEOUT_S = 1.0
+
+
+def sd_notify(**fields: str | int) -> bool:
+    """Sends KEY=VALUE lines to the service manager in one datagram; True where it took them.
+
+    Without a manager (NOTIFY_SOCKET is not set) it does nothing. A manager that cannot be reached is no error here: it
+    decides by what it does not hear.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    lines = "\n".join(f"{key}={neutralised(str(value))}" for key, value in fields.items())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.settimeout(SEND_TIMEOUT_S)
+        try:
+            channel.sendto(lines.encode(), address)
+        except OSError:
+            return False
+    return True
+
+
+def ready(status: str) -> bool:
+    """Started, or done with reloading."""
+    return sd_notify(READY=1, STATUS=status)
+
+
+def status(text: str) -> bool:
+    """One line for `systemctl status`."""
+    return sd_notify(STATUS=text)
+
+
+def reloading() -> bool:
+    """The configuration is read again; `ready` must follow. The clock's value is what systemd 253 and newer ask for."""
+    return sd_notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+
+
+def stopping(status: str) -> bool:
+    return sd_notify(STOPPING=1, STATUS=status)
+
+
+def watchdog() -> bool:
+    """Alive: to be sent every `watchdog_interval_s`, and only while it is true."""
+    return sd_notify(WATCHDOG=1)
+
+
+def watchdog_interval_s() -> float | None:
+    """Half of the manager's patience (WATCHDOG_USEC), or None where it watches no process, or another one."""
+    limit = os.environ.get("WATCHDOG_USEC", "")
+    watched = os.environ.get("WATCHDOG_PID", "")
+    if not limit.isdecimal() or int(limit) == 0 or watched not in ("", str(os.getpid())):
+        return None
+    return int(limit) / 2_000_000
+
+
+def neutralised(text: str) -> str:
+    """`text` with everything escaped that a terminal or a log would act on: control characters (line breaks included),
+    direction marks, bytes that are not UTF-8."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def is_journal(stream: TextIO) -> bool:
+    """True where the stream goes to journald directly: JOURNAL_STREAM names its device and inode (systemd.exec(5))."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM", "") == f"{status.st_dev}:{status.st_ino}"
+
+
+class TextFormatter(logging.Formatter):
+    """Lines for people. Each line of a journal's record carries its priority, or journald would take the rest of a
+    traceback as plain information; elsewhere each record carries its time. A record's later lines are indented, so that
+    no message can look like two."""
+
+    def __init__(self, *, journal: bool) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        first, *rest = _text(record).split("\n")
+        lines = [neutralised(first), *(_indented(neutralised(line)) for line in rest)]
+        if self._journal:
+            return "\n".join(_priority(record) + line for line in lines)
+        at = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+        return "\n".join([f"{at} {record.levelname.lower()}: {lines[0]}", *lines[1:]])
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a record: time (UTC), level, logger, message, error (a traceback) and what the call gave as
+    `extra={"fields": {...}}`. In the journal with its priority before it, which journald takes off."""
+
+    def __init__(self, *, journal: bool) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = dict(getattr(record, "fields", {}))
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        entry.update(time=at, level=record.levelname.lower(), logger=record.name, message=record.getMessage())
+        if record.exc_info:
+            entry["error"] = self.formatException(record.exc_info)
+        return (_priority(record) if self._journal else "") + json.dumps(entry, default=str)
+
+
+def setup_logging(log_format: str, *, level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """Sends the log of this process to `stream` [standard error]; `log_format` is text or json. Replaces earlier ones.
+
+    Libraries speak only from warnings on: their information is about their own works.
+    """
+    formatters: Mapping[str, type[TextFormatter] | type[JsonFormatter]] = {"text": TextFormatter, "json": JsonFormatter}
+    target = stream or sys.stderr
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(formatters[log_format](journal=is_journal(target)))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("ngxsync").setLevel(level)
+
+
+def _text(record: logging.LogRecord) -> str:
+    text = record.getMessage()
+    if record.exc_info:
+        text += "\n" + logging.Formatter().formatException(record.exc_info)
+    return text
+
+
+def _indented(line: str) -> str:
+    return line if line.startswith("  ") else "  " + line
+
+
+def _priority(record: logging.LogRecord) -> str:
+    level = max((known for known in PRIORITIES if known <= record.levelno), default=logging.DEBUG)
+    return f"<{PRIORITIES[level]}>"
