@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from datetime import datetime, tzinfo
+from pathlib import PurePath
+
+from ngxsync.core.errors import Message
 
 
 def safe_name(name: str) -> str:
@@ -62,3 +66,14 @@ def render_time(when: float, now: float, tz: tzinfo | None = None) -> str:
     stamp = datetime.fromtimestamp(when, tz).strftime("%Y-%m-%d %H:%M:%S")
     distance = human_duration(abs(now - when))
     return f"{stamp} ({distance} ago)" if when <= now else f"{stamp} (in {distance})"
+
+
+def disk_message(path: PurePath, verb: str, error: OSError) -> Message:
+    """What the operating system said about a file, in four parts. `verb` is read, write, create, lock or remove."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Message(f"cannot {verb}: the disk is full", str(path), "its old content is kept", "make room there")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        advice = "run as the user of the daemon (root), or name another state_dir in [ngxsync]"
+        return Message(f"cannot {verb}: permission denied", str(path), "nothing changed", advice)
+    advice = "see to that file or its file system, then try again"
+    return Message(f"cannot {verb}: {error.strerror or error}", str(path), "its old content is kept", advice)

@@ -1,0 +1,119 @@
+"""What a master remembers of one peer, as a value and as JSON; where it is kept is the business of edges.state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+from urllib.parse import quote
+
+from ngxsync.core.errors import Message
+from ngxsync.core.model import UNKNOWN, Pause
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A snapshot that was applied and undone on this peer (TRANSACTION, exit 6)."""
+
+    snapshot: str
+    why: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The snapshot that the peer's nginx refused in rehearsal last; tried again at `next_try` (epoch seconds)."""
+
+    snapshot: str
+    why: str
+    since: float
+    tries: int = 1
+    next_try: float = 0.0
+
+
+@dataclass(frozen=True)
+class PeerRecord:
+    """The master's memory of a peer. Times are seconds since the epoch.
+
+    `generation` is the one that *this* master last wrote there, None where it never did: first contact (TRANSACTION,
+    "Who may write"). `open_run` is the run whose transaction began and whose answer is not known yet: ask for it.
+    `self_excludes` maps a tree to the patterns that its configuration excluded by itself; they only accumulate.
+    `master_roots` and `peer_roots` are Snapshot.roots of both hosts at the last accepted run.
+    """
+
+    name: str
+    generation: str | None = None
+    accepted: str = ""
+    accepted_at: float | None = None
+    proven: bool | None = None
+    projection: Mapping[str, Any] | None = None
+    self_excludes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    master_roots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    peer_roots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    quarantine: tuple[Quarantined, ...] = ()
+    refused: Refused | None = None
+    open_run: str = ""
+    word: str = UNKNOWN
+    since: float | None = None
+    message: Message | None = None
+    last_run: str = ""
+    last_run_at: float | None = None
+    last_outcome: str = ""
+    last_exit: int = 0
+
+    def why_quarantined(self, snapshot: str) -> str | None:
+        """Why this snapshot is in quarantine here, None where it is not."""
+        return next((entry.why for entry in self.quarantine if entry.snapshot == snapshot), None)
+
+    def with_self_excludes(self, tree: str, patterns: tuple[str, ...]) -> PeerRecord:
+        """This record with the patterns added to the tree's; none goes when the configuration no longer names it."""
+        old = self.self_excludes.get(tree, ())
+        added = old + tuple(pattern for pattern in dict.fromkeys(patterns) if pattern not in old)
+        return PeerRecord(**{**_shallow(self), "self_excludes": {**self.self_excludes, tree: added}})
+
+
+def _shallow(record: PeerRecord) -> dict[str, Any]:
+    return {each.name: getattr(record, each.name) for each in fields(record)}
+
+
+def record_to_json(record: PeerRecord) -> dict[str, Any]:
+    return asdict(record)
+
+
+def record_from_json(data: Any) -> PeerRecord:
+    """Raises ValueError, KeyError, TypeError or AttributeError where the data is none of ours.
+
+    Fields of a later release are left out: this one does not know what they mean.
+    """
+    known = {each.name for each in fields(PeerRecord)}
+    values = {key: value for key, value in data.items() if key in known}
+    values["self_excludes"] = {tree: tuple(found) for tree, found in values.get("self_excludes", {}).items()}
+    values["quarantine"] = tuple(Quarantined(**entry) for entry in values.get("quarantine", ()))
+    for name, kind in (("refused", Refused), ("message", Message)):
+        values[name] = kind(**values[name]) if values.get(name) else None
+    record = PeerRecord(**values)
+    if not isinstance(record.name, str) or not isinstance(record.generation, str | None):
+        raise ValueError("not a record of a peer")
+    return record
+
+
+def pause_from_json(data: Any) -> Pause:
+    """Raises KeyError, TypeError or ValueError where the data is none of ours."""
+    until = data["until"]
+    return Pause(str(data["who"]), str(data["reason"]), float(data["since"]), until and float(until), str(data["peer"]))
+
+
+def is_in_force(pause: Pause, at: float) -> bool:
+    return pause.until is None or at < pause.until
+
+
+def file_name(name: str) -> str:
+    """A peer's name as a file name: no slash, not hidden, none that meets another's X.manifest.json."""
+    text = quote(name, safe="").replace(".manifest", "%2Emanifest")
+    return "%2E" + text[1:] if text.startswith(".") else text
+
+
+def sequence_of(name: str) -> int:
+    """The sequence number in the name of a run's file, 0 where it is none of ours."""
+    digits = name.partition("-")[0]
+    return int(digits) if digits.isdecimal() and name.endswith(".json") else 0
