@@ -13,7 +13,7 @@ from typing import Any
 from ngxsync.agent.manifest import DIR, Manifest, is_below
 from ngxsync.core.errors import ConfigError, Message
 from ngxsync.core.model import Change, Plan, Snapshot
-from ngxsync.core.plan import CONFLICT, CREATED, DELETED, DRIFT, FIRST_CONTACT, TYPE, is_quiet
+from ngxsync.core.plan import CONFLICT, CREATED, DELETED, DRIFT, FIRST_CONTACT, TYPE, is_content, is_quiet
 from ngxsync.core.wording import safe_name
 
 # DESIGN 6: any code of exit status 8, but vip, rehearse, which-nginx and store
@@ -56,6 +56,7 @@ class Hold:
 class PeerFacts:
     """What the guards know of a peer: `roots` as in Snapshot.roots, `specials` and `missing_users` from its scan.
 
+    `kept_apart` are excluded paths inside directories that are entries: like specials, they keep their directory there.
     `recorded_master` and `recorded_peer` are the roots of both hosts at the last accepted run; empty where none was.
     """
 
@@ -63,6 +64,7 @@ class PeerFacts:
     manifest: Manifest
     roots: Roots = field(default_factory=dict)
     specials: tuple[str, ...] = ()
+    kept_apart: tuple[str, ...] = ()
     missing_users: tuple[str, ...] = ()
     recorded_master: Roots = field(default_factory=dict)
     recorded_peer: Roots = field(default_factory=dict)
@@ -70,9 +72,9 @@ class PeerFacts:
 
 @dataclass(frozen=True)
 class GuardSettings:
-    """`content_dir` and `main_conf` are absolute; `max_delete_pct` is None where the guard is switched off."""
+    """`content` (directories) and `main_conf` are absolute; `max_delete_pct` is None where switched off."""
 
-    content_dir: str
+    content: tuple[str, ...]
     main_conf: str
     max_delete_pct: float | None = 30.0
     on_drift: str = "heal"  # or "hold"
@@ -90,7 +92,7 @@ def check_guards(plan: Plan, master: Snapshot, peer: PeerFacts, settings: GuardS
         _main_file(plan, peer, settings),
         _max_delete(plan, peer, settings),
         _drift(plan, peer, settings),
-        _first_contact(plan, peer),
+        _first_contact(plan, master, peer),
         _type_change(plan, peer),
         _missing_users(peer),
     ]
@@ -126,8 +128,9 @@ def _emptied_roots(master: Snapshot, peer: PeerFacts) -> Iterator[Hold]:
     for root in master.projection.roots:
         here = _count_below(master.manifest, root)
         there = _count_below(peer.manifest, root)
-        if there and not here:
-            what = f"the tree is empty on the master, and {peer.name} has {there} entries in it"
+        vanished = root in peer.manifest and root not in master.manifest
+        if vanished or (there and not here):
+            what = f"the tree is {'gone' if vanished else 'empty'} here, and {peer.name} has {there} entries in it"
             yield _hold("emptied-root", what, safe_name(root), peer.name, "if it is meant to be empty: ")
 
 
@@ -144,9 +147,12 @@ def _changed_roots(host: str, roots: Roots, recorded: Roots, peer: str) -> Itera
             real, was = (safe_name(str(facts.get("real"))) for facts in (now, then))
             what = f"the tree now leads to {real}, at the last run to {was}"
             yield _hold("replaced-root", what, where, peer, "if that is meant: ")
-        if now.get("dev") != then.get("dev"):
+        elif now.get("dev") != then.get("dev"):
             what = "the tree is on another device than at the last run: is a disk not mounted?"
             yield _hold("device", what, where, peer, "mount it, or if that is meant: ")
+        elif now.get("ino") != then.get("ino"):
+            what = "the tree is another directory than at the last run, under the same name"
+            yield _hold("replaced-root", what, where, peer, "if that is meant: ")
         mounts, before = set(now.get("mounts", ())), set(then.get("mounts", ()))
         if mounts != before:
             yield _hold("mounts", _mounts_text(mounts - before, before - mounts), where, peer, "if that is meant: ")
@@ -168,12 +174,12 @@ def _max_delete(plan: Plan, peer: PeerFacts, settings: GuardSettings) -> Iterato
     if limit is None:
         return
     deleted = [c.path for c in plan.changes if c.kind == DELETED]
-    for inside, part in ((False, "outside"), (True, "inside")):
-        gone = [path for path in deleted if is_below(path, settings.content_dir) is inside]
-        there = sum(1 for path in peer.manifest if is_below(path, settings.content_dir) is inside)
+    parts = (False, "outside content"), (True, f"in {_listed(settings.content)}")
+    for inside, part in parts:
+        gone = [path for path in deleted if is_content(path, settings.content) is inside]
+        there = sum(1 for path in peer.manifest if is_content(path, settings.content) is inside)
         if len(gone) >= FEWEST_DELETIONS and len(gone) * 100 > limit * there:
-            share = f"{len(gone)} of {there} entries {part} {safe_name(settings.content_dir)}"
-            what = f"{share} would be deleted, more than max_delete = {limit:g}%"
+            what = f"{len(gone)} of {there} entries {part} would be deleted, more than max_delete = {limit:g}%"
             yield _hold("max-delete", what, f"{peer.name}:{_listed(gone)}", peer.name, "look with ngxsync diff, then ")
 
 
@@ -190,8 +196,10 @@ def _drift(plan: Plan, peer: PeerFacts, settings: GuardSettings) -> Iterator[Hol
             yield _hold(cause, what, f"{peer.name}:{_listed(paths)}", peer.name, advice)
 
 
-def _first_contact(plan: Plan, peer: PeerFacts) -> Iterator[Hold]:
-    paths = [c.path for c in plan.changes if c.cause == FIRST_CONTACT]
+def _first_contact(plan: Plan, master: Snapshot, peer: PeerFacts) -> Iterator[Hold]:
+    """An empty tree holds nothing of the peer's own, whatever its root directory's mode and owner (DESIGN 5)."""
+    empty = {root for root in master.projection.roots if not _count_below(peer.manifest, root)}
+    paths = [c.path for c in plan.changes if c.cause == FIRST_CONTACT and c.path not in empty]
     if paths:
         what = f"{len(paths)} {_plural(paths, 'path')} on {peer.name} never came from here and would be replaced"
         advice = f"look with ngxsync diff --peer {peer.name}; if this host's content shall win: "
@@ -201,7 +209,7 @@ def _first_contact(plan: Plan, peer: PeerFacts) -> Iterator[Hold]:
 def _type_change(plan: Plan, peer: PeerFacts) -> Iterator[Hold]:
     """A directory that cannot give way, or a socket, device or pipe that stands where an entry should be."""
     for change in plan.changes:
-        blockers = _blockers(change, peer.specials)
+        blockers = _blockers(change, peer)
         if blockers:
             what = (
                 f"what stands there cannot give way to a {_kind(change)}: {_listed(blockers)} is left alone by a sync"
@@ -210,11 +218,11 @@ def _type_change(plan: Plan, peer: PeerFacts) -> Iterator[Hold]:
             yield _hold("type-change", what, f"{peer.name}:{safe_name(change.path)}", peer.name, advice)
 
 
-def _blockers(change: Change, specials: tuple[str, ...]) -> list[str]:
+def _blockers(change: Change, peer: PeerFacts) -> list[str]:
     if change.kind == CREATED:
-        return [path for path in specials if path == change.path]
+        return [path for path in peer.specials if path == change.path]
     if change.kind == TYPE and change.before is not None and change.before.kind == DIR:
-        return [path for path in specials if is_below(path, change.path)]
+        return [path for path in peer.specials + peer.kept_apart if is_below(path, change.path)]
     return []
 
 

@@ -113,17 +113,22 @@ def is_quiet(change: Change) -> bool:
     return change.kind == MTIME
 
 
-def needs_reload(plan: Plan, content_dir: str, loaded: Collection[str], always: bool) -> bool:
+def is_content(path: str, content: tuple[str, ...]) -> bool:
+    """True where the path lies below one of the absolute `content` directories, whose files are only served."""
+    return any(is_below(path, folder) for folder in content)
+
+
+def needs_reload(plan: Plan, content: tuple[str, ...], loaded: Collection[str], always: bool) -> bool:
     """Whether nginx must read its configuration again (TRANSACTION, "Reload and prove": reload_when).
 
-    `content_dir` is the absolute path below which files are only served; `loaded` are the absolute paths that the
-    configuration names and nginx loads (certificates, keys, lua, geo files, modules), wherever they lie.
+    `content` are absolute directories; `loaded` are the absolute paths that the configuration names and nginx loads
+    (certificates, keys, lua, geo files, modules), wherever they lie. A change of mtime alone never needs a reload.
     """
-    return any(not is_quiet(c) and (always or _concerns_nginx(c, content_dir, loaded)) for c in plan.changes)
+    return any(not is_quiet(c) and (always or _concerns_nginx(c, content, loaded)) for c in plan.changes)
 
 
-def _concerns_nginx(change: Change, content_dir: str, loaded: Collection[str]) -> bool:
-    if not content_dir or not is_below(change.path, content_dir) or change.path in loaded:
+def _concerns_nginx(change: Change, content: tuple[str, ...], loaded: Collection[str]) -> bool:
+    if not is_content(change.path, content) or change.path in loaded:
         return True
     # a directory or link on the way to a loaded file: what nginx would read behind it is another file now
     return change.kind in (TYPE, LINKED, CREATED, DELETED) and any(is_below(path, change.path) for path in loaded)
