@@ -33,6 +33,14 @@ class Message:
         return f"{where}{self.what}{rest}"
 
 
+def tail(output: bytes | str, *, lines: int = 5) -> str:
+    """The last lines that another program wrote, safe for a message: printable, 2,000 characters at most."""
+    text = output.decode("utf-8", "replace") if isinstance(output, bytes) else output
+    kept = [line for line in text[-20_000:].splitlines() if line.strip()][-lines:]
+    clean = ("".join(char if char.isprintable() else " " for char in line).strip() for line in kept)
+    return "; ".join(clean)[-2_000:]
+
+
 class NgxsyncError(Exception):
     """Base of all errors that a user can cause or mend."""
 

@@ -1,0 +1,134 @@
+"""Puts the agent onto a peer that has nothing of ours: edges/bundle.py sends this text, nothing imports it.
+
+Arguments: mode ("install" or "temporary"), state folder, hash of the files, length of the files' JSON, verb and its
+arguments. Standard input: that many bytes {"name": text}, then the request, which is left to the agent.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from typing import Any, Dict, List
+
+COMMAND = "ngxsync-agent"
+STANDARD_STATE = "/var/lib/ngxsync"  # only there is the host's own command linked: a trial or a test has none
+COMMAND_LINK = "/usr/local/sbin/" + COMMAND
+
+
+def read(count: int) -> bytes:
+    parts = []
+    while count:
+        part = os.read(0, min(count, 65536))
+        if not part:
+            sys.exit("ngxsync: the agent's files did not arrive whole")
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def sync_folder(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def fill(folder: str, files: Dict[str, str]) -> None:
+    for name in sorted(files):
+        path = os.path.join(folder, name)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        mode = 0o700 if name == COMMAND else 0o600
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(files[name].encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+    for folder_path, _, _ in os.walk(folder):
+        sync_folder(folder_path)
+
+
+def is_whole(folder: str, files: Dict[str, str]) -> bool:
+    for name in files:
+        try:
+            with open(os.path.join(folder, name), "rb") as file:
+                if file.read() != files[name].encode("utf-8"):
+                    return False
+        except OSError:
+            return False
+    return True
+
+
+def link(target: str, path: str) -> None:
+    """Makes or replaces a symlink in one step."""
+    temporary = "%s.new-%d" % (path, os.getpid())
+    os.symlink(target, temporary)
+    os.rename(temporary, path)
+
+
+def install(state: str, name: str, files: Dict[str, str]) -> str:
+    agents = os.path.join(state, "agent")
+    for path in (state, agents):
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    final = os.path.join(agents, name)
+    current = os.path.join(agents, "current")
+    script = '#!/bin/sh\nexec %s -I -S %s "$@"\n' % (quoted(sys.executable), quoted(current))
+    files = dict(files, **{COMMAND: script})
+    temporary = tempfile.mkdtemp(prefix=".new-", dir=agents)
+    try:
+        fill(temporary, files)
+        if not is_whole(final, files):
+            if os.path.lexists(final):
+                damaged = tempfile.mkdtemp(prefix=".old-", dir=agents)
+                os.rename(final, damaged)
+                shutil.rmtree(damaged, ignore_errors=True)
+            os.rename(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    link(name, current)
+    sync_folder(agents)
+    if (
+        os.getuid() == 0
+        and state == STANDARD_STATE
+        and (os.path.islink(COMMAND_LINK) or not os.path.lexists(COMMAND_LINK))
+    ):
+        os.makedirs(os.path.dirname(COMMAND_LINK), exist_ok=True)
+        link(os.path.join(current, COMMAND), COMMAND_LINK)
+    return final
+
+
+def quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def stop(number: int, _frame: Any) -> None:
+    sys.exit(128 + number)
+
+
+def run_once(files: Dict[str, str], arguments: List[str]) -> int:
+    """Runs from a folder that does not outlive the call, whatever ends it but SIGKILL; its exit status."""
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    folder = tempfile.mkdtemp(prefix="ngxsync-")
+    try:
+        fill(folder, files)
+        status = subprocess.call([sys.executable, "-I", "-S", "-B", folder] + arguments)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return status if status >= 0 else 128 - status
+
+
+def boot(mode: str, state: str, name: str, length: str, *arguments: str) -> int:
+    before = os.umask(0o077)
+    files = json.loads(read(int(length)).decode("utf-8"))
+    if mode == "temporary":
+        return run_once(files, list(arguments))
+    folder = install(state, name, files)
+    os.umask(before)
+    return os.execv(sys.executable, [sys.executable, "-I", "-S", folder] + list(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(boot(*sys.argv[1:]))

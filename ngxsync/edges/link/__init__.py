@@ -1,0 +1,211 @@
+"""One peer's two connections with one set of ssh settings: fabric carries the agent's calls, OpenSSH carries rsync.
+
+Both check host keys strictly, use our key alone and never ask for anything.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+from ngxsync.core.errors import AgentFailed, Message, tail
+from ngxsync.core.ssh import CUT, PEER_ALIAS, LinkSettings, unreachable
+from ngxsync.edges.link.openssh import OpenSsh
+from ngxsync.edges.link.wire import CONNECTION_ERRORS, Channel, Outcome, Wire, closed_after, read, send, translated
+
+__all__ = ["Link", "LinkSettings"]
+
+CALLS_AT_ONCE = 5  # sshd allows 10 sessions on a connection (MaxSessions), and channels kept warm count
+WARM_S = 60.0
+FIRST_PYTHON = "/usr/bin/python3"
+PYTHONS = [FIRST_PYTHON, "python3", *(f"python3.{minor}" for minor in range(13, 5, -1)), "/usr/libexec/platform-python"]
+PROBE = (
+    f"for p in {' '.join(PYTHONS)}; do command -v $p >/dev/null 2>&1 && $p -I -S -c "
+    '"import sys; sys.version_info < (3, 6) and sys.exit(1); print(sys.executable)" 2>/dev/null '
+    "&& exit 0; done; exit 127"
+)
+WHOAMI = 'echo "$(id -un)@$(cat /proc/sys/kernel/hostname) $(cat /proc/sys/kernel/random/boot_id)"'
+# 126, 127: what env and a shell say of a program that is not there; the agent says 127 for a Python that is too old
+NO_PYTHON = (126, 127)
+
+
+class AgentBundle(Protocol):
+    """What a link needs of edges.bundle."""
+
+    def folder(self, state_dir: str) -> str: ...
+
+    def boot(self, state_dir: str, verb: str, *, install: bool) -> tuple[list[str], bytes]: ...
+
+
+class Link:
+    """One peer. Safe to use from several threads; opens by itself, and again on the next call after a drop."""
+
+    def __init__(self, settings: LinkSettings, runtime_dir: Path, bundle: AgentBundle) -> None:
+        """Writes ssh's configuration into a private folder below runtime_dir; connects to nothing yet."""
+        self.settings = settings
+        self.alias = PEER_ALIAS
+        self._bundle = bundle
+        self._openssh = OpenSsh(settings, runtime_dir)
+        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(CALLS_AT_ONCE)
+        self._wire: Wire | None = None
+        self._warm: dict[str, tuple[Wire, Channel, threading.Timer]] = {}
+        self._python, self._python_is_probed = FIRST_PYTHON, False
+        self._is_absent = False  # no agent with our hash on the peer, as far as we have seen
+
+    def call(self, verb: str, request: dict[str, Any], *, timeout_s: float, install: bool = False) -> dict[str, Any]:
+        """One call of the agent; its answer, {"ok": false, ...} included.
+
+        `install` leaves an agent there that is missing; without it a missing one runs from a temporary folder.
+        Raises PeerUnreachable: with code "cut" where the agent may have got the request, else nothing was begun.
+        Raises AgentFailed where what came is no answer.
+        """
+        payload = json.dumps(request).encode("ascii")
+        with self._slots:
+            outcome = self._exchange(verb, payload, timeout_s, install=install)
+            while self._has_remedy(outcome):
+                outcome = self._exchange(verb, payload, timeout_s, install=install)
+        answer = outcome.answer
+        if answer is None:
+            raise self._no_answer(verb, outcome)
+        if install:
+            self._is_absent = False
+        return answer
+
+    def warm(self, verb: str) -> None:
+        """Starts the interpreter for the next call of `verb`, if none is waiting; it ends by itself when none comes.
+
+        Raises PeerUnreachable. Does nothing where the agent is known to be missing.
+        """
+        with self._lock:
+            if self._is_absent or verb in self._warm:
+                return
+        wire, channel = self._start(self._command([self._bundle.folder(self.settings.state_dir), verb]))
+        timer = threading.Timer(WARM_S, self._drop_warm, [verb])
+        timer.daemon = True
+        with self._lock:
+            spare = self._warm.get(verb)
+            if spare is None:
+                self._warm[verb] = (wire, channel, timer)
+                timer.start()
+        if spare is not None:
+            channel.close()
+
+    def whoami_both(self) -> tuple[str, str]:
+        """ "user@host boot-id" as fabric and as OpenSSH see it: equal where both reach one host as one user."""
+        _, channel = self._start(f"sh -c {shlex.quote(WHOAMI)}")
+        with closed_after(channel, self.settings.connect_timeout_s), channel:
+            ours = read(channel).stdout
+        theirs = self._openssh.run([PEER_ALIAS, f"sh -c {shlex.quote(WHOAMI)}"])
+        return tail(ours, lines=1), tail(theirs, lines=1)
+
+    def rsync_shell(self) -> str:
+        """What `rsync -e` needs; the peer's name in it is `alias`."""
+        return self._openssh.shell
+
+    def ensure_master(self) -> None:
+        """Opens OpenSSH's kept connection if it is not there. Raises PeerUnreachable."""
+        self._openssh.ensure_master()
+
+    def close(self) -> None:
+        """Ends both connections and removes the files; may be called twice."""
+        for verb in list(self._warm):
+            self._drop_warm(verb)
+        with self._lock:
+            wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
+        self._openssh.close()
+
+    def _exchange(self, verb: str, payload: bytes, timeout_s: float, *, install: bool) -> Outcome:
+        """Sends one request and reads until the other side is done, or raises PeerUnreachable with code "cut"."""
+        state_dir = self.settings.state_dir
+        ready = None
+        if self._is_absent:
+            arguments, before = self._bundle.boot(state_dir, verb, install=install)
+            payload = before + payload
+        else:
+            arguments, ready = [self._bundle.folder(state_dir), verb], self._take_warm(verb)
+        wire, channel = ready or self._start(self._command(arguments))
+        with closed_after(wire, timeout_s) as clock, channel:
+            send(channel, payload)
+            outcome = read(channel)
+        if outcome.answer is None and outcome.status == -1:
+            said = f"none within {timeout_s:g} s" if clock.is_over else "" if not wire.is_open else "ended by a signal"
+            raise unreachable(self.settings, CUT, said)
+        return outcome
+
+    def _start(self, command: str) -> tuple[Wire, Channel]:
+        """A running command on an open connection; a connection that turns out to be dead is opened again once."""
+        while True:
+            kept, wire = self._wire, self._open()
+            try:
+                return wire, wire.channel(command)
+            except CONNECTION_ERRORS as error:
+                wire.close()
+                if wire is not kept:
+                    raise translated(error, self.settings, "") from error
+
+    def _open(self) -> Wire:
+        with self._lock:
+            if self._wire is None or not self._wire.is_open:
+                if self._wire is not None:
+                    self._wire.close()
+                self._wire = None
+                self._wire = Wire(self.settings, self._openssh.config_file)
+            return self._wire
+
+    def _take_warm(self, verb: str) -> tuple[Wire, Channel] | None:
+        """The interpreter that waits for this verb, if it is still there."""
+        with self._lock:
+            wire, channel, timer = self._warm.pop(verb, (None, None, None))
+        if wire is None or channel is None or timer is None:
+            return None
+        timer.cancel()
+        if wire.is_open and not channel.closed and not channel.eof_received and not channel.exit_status_ready():
+            return wire, channel
+        channel.close()
+        return None
+
+    def _drop_warm(self, verb: str) -> None:
+        ready = self._take_warm(verb)
+        if ready is not None:
+            ready[1].close()
+
+    def _has_remedy(self, outcome: Outcome) -> bool:
+        """True where the call failed before the agent started, for a reason that is mended now."""
+        if outcome.answer is not None:
+            return False
+        if outcome.status in NO_PYTHON and not self._python_is_probed:
+            self._python, self._python_is_probed = self._probe(), True
+            return True
+        missing = b"can't open file" in outcome.stderr or b"can't find '__main__'" in outcome.stderr
+        if missing and not self._is_absent:
+            self._is_absent = True
+            return True
+        return False
+
+    def _probe(self) -> str:
+        """The first Python from 3.6 on that the peer has. Raises AgentFailed."""
+        _, channel = self._start(f"env LC_ALL=C sh -c {shlex.quote(PROBE)}")
+        with closed_after(channel, self.settings.connect_timeout_s), channel:
+            outcome = read(channel)
+        found = tail(outcome.stdout, lines=1)
+        if outcome.status == 0 and found.startswith("/"):
+            return found
+        what = f"{self.settings.name} has no Python 3.6 or newer"
+        message = Message(what, self.settings.where, f"{self.settings.name} unchanged", "install python3 there")
+        raise AgentFailed(message, code="python")
+
+    def _no_answer(self, verb: str, outcome: Outcome) -> AgentFailed:
+        name, said = self.settings.name, tail(outcome.stderr) or tail(outcome.stdout) or "it said nothing"
+        what = f"the agent on {name} ended with status {outcome.status} instead of an answer to `{verb}`: {said}"
+        state = "what it had begun, the next contact finishes or undoes"
+        return AgentFailed(Message(what, self.settings.where, state, f"look on {name}: journalctl -e, df -h, free"))
+
+    def _command(self, arguments: list[str]) -> str:
+        """Plain words, since the login shell may be any."""
+        return shlex.join(["env", "LC_ALL=C", self._python, "-I", "-S", *arguments])
