@@ -1,0 +1,16 @@
+"""Answers of the agent: JSON objects with `ok`, and for failures a stable code and a message in four parts."""
+
+from typing import Any, Dict
+
+
+class Failure(Exception):
+    """Ends a verb with a message for people: what, where, what state things are in now, next step."""
+
+    def __init__(self, code: str, what: str, where: str = "", state: str = "unchanged", next: str = "", **more: Any) -> None:
+        super(Failure, self).__init__(what)
+        self.code = code
+        self.message = {"what": what, "where": where, "state": state, "next": next}
+        self.more = more
+
+    def answer(self) -> Dict[str, Any]:
+        return dict(self.more, ok=False, code=self.code, message=self.message)

@@ -1,0 +1,70 @@
+"""The journal of one transaction: what is planned, and how far it got. It exists only while a transaction does.
+
+First line: the header. Each further line: a phase, appended and fsynced. A torn last line was never promised and is ignored.
+"""
+
+import json
+import os
+from typing import Any, Dict, List, NamedTuple, Optional
+
+from .store import encoded, fsync_folder, write_durably
+
+OPEN, APPLIED, SIGNALLED, ACCEPTED = "open", "applied", "signalled", "accepted"
+
+# one planned path: `number` names its prepared or captured file, `home` the folder (tree or mount below it) that holds .ngxsync
+Item = NamedTuple(
+    "Item",
+    [
+        ("number", int),
+        ("path", str),
+        ("tree", str),
+        ("home", str),
+        ("action", str),  # exchange, create, delete, mkdir, rmdir or attributes
+        ("before", Optional[List[Any]]),
+        ("after", Optional[List[Any]]),
+        ("xattrs", Dict[str, str]),  # of a directory that rmdir takes away: name -> value in hex
+    ],
+)
+
+Journal = NamedTuple("Journal", [("header", Dict[str, Any]), ("items", List[Item]), ("phase", str)])
+
+
+def begin(path: str, header: Dict[str, Any], items: List[Item]) -> None:
+    """Step 2 of the order on disk. header: {run, agent, nginx, projection, request bits that recovery needs}."""
+    write_durably(path, encoded({"header": header, "items": [list(item) for item in items]}) + b"\n")
+
+
+def note_phase(path: str, phase: str) -> None:
+    """Durable when this returns."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        os.write(fd, encoded({"phase": phase}) + b"\n")
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read(path: str) -> Optional[Journal]:
+    """The open journal, None where there is none. Raises ValueError where its first line is damaged."""
+    try:
+        with open(path, "rb") as stream:
+            lines = stream.read().split(b"\n")
+    except FileNotFoundError:
+        return None
+    first = json.loads(lines[0].decode("ascii"))
+    phase = OPEN
+    for line in lines[1:]:
+        try:
+            phase = json.loads(line.decode("ascii"))["phase"]
+        except (ValueError, KeyError):
+            break
+    return Journal(first["header"], [Item(*fields) for fields in first["items"]], phase)
+
+
+def end(path: str) -> None:
+    """Step 8. Durable when this returns; nothing happens where there is none."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    fsync_folder(os.path.dirname(path))

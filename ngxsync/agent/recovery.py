@@ -1,0 +1,134 @@
+"""Finish or undo what a crash left open: safe at any time, twice, and without the master (TRANSACTION, recovery)."""
+
+import os
+from typing import Any, Dict, List, Optional
+
+from . import journal, stage
+from .exchange import Exchange, Ids
+from .journal import Journal
+from .nginx import Nginx, find_nginx
+from .proof import Proof, Reload, log_paths, mark_logs, wait_idle
+from .scan import Names, hash_file
+from .store import Store
+from .undo import Undo
+
+IDLE_S = 30.0
+
+
+def recover(store: Store) -> Optional[Dict[str, Any]]:
+    """Called under the transaction lock. None where nothing was open; else the answer that ends the interrupted run."""
+    opened = journal.read(store.journal)
+    if opened is None:
+        return None
+    accepted = store.accepted()
+    run = opened.header["run"]
+    with Exchange(run, opened.items, Names(opened.header["projection"]["owners"]), Ids()) as exchange:
+        if accepted is not None and accepted["run"] == run:
+            answer = finish(store, exchange)
+        else:
+            with store.lock("mixed", run, IDLE_S):
+                answer = _undo_after_crash(store, exchange, opened)
+    answer.update(run=run, recovered_from=opened.phase, sequence=store.next_sequence())
+    if store.answer(run) is None:
+        store.keep_answer(run, answer)
+    if answer["outcome"] != "broken":
+        close(store, opened)
+    return answer
+
+
+def close(store: Store, opened: Journal) -> None:
+    journal.end(store.journal)
+    for tree in opened.header["projection"]["trees"]:
+        stage.remove_run_folder(tree["path"], opened.header["run"])
+
+
+def finish(store: Store, exchange: Exchange) -> Dict[str, Any]:
+    """The run was accepted: what it replaced goes into the store."""
+    warnings = keep_captures(store, exchange)
+    proven = bool((store.accepted() or {}).get("proven"))
+    outcome = "applied" if proven else "not-proven"
+    return {"ok": True, "outcome": outcome, "code": "", "proven": proven, "result": "finished", "warnings": warnings}
+
+
+def keep_captures(store: Store, exchange: Exchange) -> List[str]:
+    """Copy every captured file into the store, by what it holds now: somebody may have had it open. Returns warnings."""
+    warnings, record = [], []
+    for item in exchange.items:
+        kept = None
+        before = item.before
+        if item.action in ("exchange", "delete") and before is not None and before[0] == "file":
+            prep, name = exchange.prep(item), str(item.number)
+            try:
+                kept = hash_file(name, prep)[0]
+            except FileNotFoundError:
+                kept = before[6]  # a recovery that is called again: the first one kept it
+            else:
+                store.keep_blob(name, kept, prep)
+            if kept != before[6]:
+                warnings.append("%s was written to while it was replaced: what was written is kept" % item.path)
+        record.append([item.path, before, item.after, kept])
+    store.write(os.path.join("runs", exchange.run + ".changes.json"), record)
+    return warnings
+
+
+def undo(store: Store, exchange: Exchange) -> Undo:
+    """Put back all items; edits made meanwhile are kept in the store first."""
+
+    def keep(_path: str, name: str, folder: int) -> None:
+        store.keep_blob(name, hash_file(name, folder)[0], folder)
+
+    work = Undo(exchange, keep)
+    work.run()
+    return work
+
+
+def _undo_after_crash(store: Store, exchange: Exchange, opened: Journal) -> Dict[str, Any]:
+    work = undo(store, exchange)
+    answer = {"ok": True, "outcome": "undone", "code": "recovered", "result": "undone", "edited": work.edited, "warnings": []}
+    if work.failed:
+        return broken(answer, "could not put back: %s" % "; ".join(work.failed))
+    try:
+        nginx = find_nginx(opened.header["nginx"])
+    except (OSError, ValueError):
+        return answer  # no nginx here: nothing runs what was applied
+    if nginx.running is not None and opened.phase != journal.OPEN:
+        proof = reload_old(nginx, opened.header["nginx"])
+        if proof.outcome != "proven":
+            return broken(answer, "the old files are back, but nginx did not prove to run them: %s" % proof.reason)
+    return answer
+
+
+def broken(answer: Dict[str, Any], why: str) -> Dict[str, Any]:
+    message = {
+        "what": why,
+        "where": "",
+        "state": "the live tree or the running nginx may differ from what was accepted",
+        "next": "mend the cause, then run `ngxsync-agent recover` here, or `ngxsync sync` on the master",
+    }
+    return dict(answer, ok=False, outcome="broken", code="broken", result="broken", message=message)
+
+
+def reload_old(nginx: Nginx, settings: Dict[str, Any]) -> Proof:
+    """After an undo: wait until nothing is being read, then have nginx read the old configuration, and prove it."""
+    running = nginx.running
+    if running is None:
+        return Proof("died", "the main process of nginx is gone", [], False, 0.0)
+    wait_s = max(IDLE_S, 2 * settings["prove_timeout_s"])
+    if not wait_idle(running, wait_s):
+        return Proof("timeout", "its main process did not become idle within %.0f s" % wait_s, [], False, wait_s)
+    marks = mark_logs(log_paths(nginx.conf, nginx)[0])
+    return Reload(running, marks, settings["prove_timeout_s"], settings["reload"], "").run(lambda: None)
+
+
+def sweep(store: Store, trees: List[str]) -> None:
+    """Remove run folders that no journal names: a stage of a run that never began. Called under the transaction lock."""
+    opened = journal.read(store.journal)
+    if opened is None:
+        for tree in trees:
+            stage.remove_run_folder(tree, None)
+
+
+def describe(opened: Optional[Journal]) -> Optional[Dict[str, Any]]:
+    return None if opened is None else {"run": opened.header["run"], "phase": opened.phase, "since": opened.header.get("at")}
+
+

@@ -1,0 +1,263 @@
+"""Reads trees into manifests: the same code on master and peer. Excludes are applied here and nowhere else.
+
+File hashes are kept by (device, inode, size, mtime, ctime): an unchanged file costs one lstat. Entries whose ctime is within
+2 s of the file system's own clock are used but not kept, since older kernels give ctime one tick (DESIGN 3, step 2).
+"""
+
+import grp
+import hashlib
+import os
+import pwd
+import re
+import stat
+import tempfile
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+from .manifest import DIR, FILE, LINK, Entry, Manifest
+
+OWN_FOLDER = ".ngxsync"
+FRESH_NS = 2 * 10**9
+ATTEMPTS = 5
+
+Signature = Tuple[int, int, int, int, int]
+Cache = Dict[str, Tuple[Signature, str]]
+
+Scan = NamedTuple(
+    "Scan",
+    [
+        ("manifest", Manifest),
+        ("specials", List[str]),  # sockets, devices, pipes: reported and left alone
+        ("roots", Dict[str, Any]),  # tree -> {"real", "dev", "ino", "mounts"}
+        ("cache", Cache),
+        ("unread", List[str]),  # "path: reason" of what could not be read
+        ("kept_apart", List[str]),  # excluded paths inside directories that are entries
+    ],
+)
+
+
+class Unstable(Exception):
+    """A file went on changing while it was read; somebody is writing it now."""
+
+
+def signature(info: os.stat_result) -> Signature:
+    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+class Names:
+    """User and group names by id, each looked up once; "#ID" where the host has no name."""
+
+    def __init__(self, count: bool) -> None:
+        self._count = count
+        self._users = {}  # type: Dict[int, str]
+        self._groups = {}  # type: Dict[int, str]
+
+    def of(self, info: os.stat_result) -> Tuple[str, str]:
+        if not self._count:
+            return "", ""
+        if info.st_uid not in self._users:
+            self._users[info.st_uid] = _name(lambda i: pwd.getpwuid(i).pw_name, info.st_uid)
+        if info.st_gid not in self._groups:
+            self._groups[info.st_gid] = _name(lambda i: grp.getgrgid(i).gr_name, info.st_gid)
+        return self._users[info.st_uid], self._groups[info.st_gid]
+
+
+def _name(look_up: Callable[[int], str], number: int) -> str:
+    try:
+        return look_up(number)
+    except KeyError:
+        return "#%d" % number
+
+
+def hash_fd(fd: int) -> str:
+    digest = hashlib.sha256()
+    while True:
+        block = os.read(fd, 1 << 20)
+        if not block:
+            return digest.hexdigest()
+        digest.update(block)
+
+
+def hash_file(name: str, dir_fd: Optional[int] = None) -> Tuple[str, os.stat_result]:
+    """(sha256, stat) of a regular file that was the same before and after reading.
+
+    Raises Unstable where it would not keep still, OSError where it cannot be read or is no regular file.
+    """
+    for _ in range(ATTEMPTS):
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+        try:
+            before = os.fstat(fd)
+            if not stat.S_ISREG(before.st_mode):
+                raise OSError("not a regular file: " + name)
+            content = hash_fd(fd)
+            after = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if signature(before) == signature(after):
+            return content, after
+    raise Unstable(name)
+
+
+class Rules:
+    """The compiled excludes of one tree; the last rule that matches decides."""
+
+    def __init__(self, rules: List[Any]) -> None:
+        # two alternations answer the common case (nothing matches) in one look
+        self._any = re.compile("|".join("(?:%s)" % regex for regex, _ in rules) or r"(?!)")
+        self._rules = [(re.compile(regex), bool(excluded)) for regex, excluded in rules]
+
+    def excludes(self, relative: str, is_dir: bool) -> bool:
+        name = relative + "/" if is_dir else relative
+        if not self._any.match(name):
+            return False
+        for regex, excluded in reversed(self._rules):
+            if regex.match(name):
+                return excluded
+        return False
+
+
+def file_system_clock(folder: str) -> int:
+    """Now, in ns, as the file system that holds this folder tells it; 0 (nothing is old enough to keep) where it cannot be asked."""
+    if not folder:
+        return 0
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            os.write(probe.fileno(), b".")
+            return os.fstat(probe.fileno()).st_ctime_ns
+    except OSError:
+        return 0
+
+
+def mounts_below(root: str) -> List[str]:
+    """Mount points strictly below root, as this process sees them."""
+    found = set()
+    with open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            point = os.fsdecode(unescape_mount(line.split()[4]))
+            if point.startswith(root.rstrip("/") + "/"):
+                found.add(point)
+    return sorted(found)
+
+
+def unescape_mount(field: bytes) -> bytes:
+    """mountinfo writes space, tab, newline and backslash as octal."""
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match.group(1), 8)]), field)
+
+
+def scan(projection: Dict[str, Any], cache: Optional[Cache] = None, clock_folder: Optional[str] = None) -> Scan:
+    """Scan all trees of a projection; `cache` is what an earlier scan gave, None reads every file.
+
+    Raises OSError where a root exists and cannot be read. A root that is absent gives no entries and no record in `roots`.
+    """
+    result = Scan({}, [], {}, {}, [], [])
+    names = Names(projection["owners"])
+    for tree in projection["trees"]:
+        _Walk(tree["path"], Rules(tree["exclude"]), names, cache or {}, result, clock_folder).run()
+    return result
+
+
+class _Walk:
+    """One tree; a class only because the recursion shares seven values."""
+
+    def __init__(self, root: str, rules: Rules, names: Names, cache: Cache, result: Scan, clock_folder: Optional[str]) -> None:
+        self.root, self.rules, self.names, self.cache, self.result = root, rules, names, cache, result
+        self.clock_folder = clock_folder
+        self.now_ns = 0
+
+    def run(self) -> None:
+        real = os.path.realpath(self.root)
+        try:
+            info = os.stat(real)
+        except FileNotFoundError:
+            return
+        own = os.path.join(real, OWN_FOLDER)
+        self.now_ns = file_system_clock(own if os.path.isdir(own) else self.clock_folder or "")
+        self.result.roots[self.root] = {
+            "real": real,
+            "dev": info.st_dev,
+            "ino": info.st_ino,
+            "mounts": [os.path.relpath(point, real) for point in mounts_below(real)],
+        }
+        self.result.manifest[self.root] = self._entry(DIR, info, "")
+        self._folder(real, "")
+
+    def _folder(self, real: str, relative: str) -> None:
+        try:
+            with os.scandir(real) as found:
+                items = sorted(found, key=lambda item: item.name)
+        except OSError as error:
+            if not relative:
+                raise
+            if not isinstance(error, FileNotFoundError):
+                self.result.unread.append("%s: %s" % (self._shown(relative), error.strerror))
+            return
+        for item in items:
+            if item.name != OWN_FOLDER:
+                self._item(item, relative + "/" + item.name if relative else item.name)
+
+    def _item(self, item: Any, relative: str) -> None:
+        try:
+            info = item.stat(follow_symlinks=False)
+            is_dir = stat.S_ISDIR(info.st_mode)
+            if self.rules.excludes(relative, is_dir):
+                self.result.kept_apart.append(self._shown(relative))
+                return
+            if is_dir:
+                self.result.manifest[self._shown(relative)] = self._entry(DIR, info, "")
+                self._folder(item.path, relative)
+            elif stat.S_ISREG(info.st_mode):
+                self._file(item.path, relative, info)
+            elif stat.S_ISLNK(info.st_mode):
+                self.result.manifest[self._shown(relative)] = self._entry(LINK, info, os.readlink(item.path))
+            else:
+                self.result.specials.append(self._shown(relative))
+        except FileNotFoundError:
+            return  # gone between listing and reading: as if it had never been listed
+        except OSError as error:
+            self.result.unread.append("%s: %s" % (self._shown(relative), error.strerror or error))
+
+    def _file(self, real: str, relative: str, info: os.stat_result) -> None:
+        path = self._shown(relative)
+        mark = signature(info)
+        known = self.cache.get(path)
+        if known is not None and known[0] == mark:
+            content = known[1]
+        else:
+            content, info = hash_file(real)
+            mark = signature(info)
+        if self.now_ns - mark[4] > FRESH_NS:
+            self.result.cache[path] = (mark, content)
+        self.result.manifest[path] = self._entry(FILE, info, content)
+
+    def _shown(self, relative: str) -> str:
+        return self.root + "/" + relative
+
+    def _entry(self, kind: str, info: os.stat_result, content: str) -> Entry:
+        return make_entry(kind, info, content, self.names)
+
+
+def make_entry(kind: str, info: os.stat_result, content: str, names: Names) -> Entry:
+    owner, group = names.of(info)
+    mode = 0o777 if kind == LINK else stat.S_IMODE(info.st_mode)
+    mtime = 0 if kind == DIR else info.st_mtime_ns
+    return Entry(kind, mode, owner, group, mtime, info.st_size if kind == FILE else 0, content)
+
+
+def entry_at(name: str, dir_fd: int, names: Names, known: Optional[Tuple[Signature, str]] = None) -> Optional[Entry]:
+    """The live entry of one name in an open directory; None where there is none. Special files have kind "special".
+
+    `known` is (signature, sha256) from a scan: where the signature still holds, the file is not read again.
+    """
+    try:
+        info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(info.st_mode):
+        return make_entry(DIR, info, "", names)
+    if stat.S_ISLNK(info.st_mode):
+        return make_entry(LINK, info, os.readlink(name, dir_fd=dir_fd), names)
+    if not stat.S_ISREG(info.st_mode):
+        return make_entry("special", info, "", names)
+    if known is not None and known[0] == signature(info):
+        return make_entry(FILE, info, known[1], names)
+    content, info = hash_file(name, dir_fd)
+    return make_entry(FILE, info, content, names)

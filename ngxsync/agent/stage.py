@@ -1,0 +1,206 @@
+"""From the stage to prepared entries: verified against the plan, with the attributes they will have live (TRANSACTION, stage).
+
+A slow rsync goes on writing into a renamed directory, so verified is not unchanged: each staged file is linked (else copied) to a
+private name, that inode is hashed, and that inode is used.
+"""
+
+import contextlib
+import os
+import shutil
+import stat
+from typing import Any, Dict, List, Optional
+
+from .exchange import Exchange
+from .journal import Item
+from .manifest import DIR, LINK, Entry
+from .paths import Anchor, remove_tree, set_attributes
+from .scan import OWN_FOLDER, Unstable, hash_file, mounts_below
+from .xattrs import label_for, put_xattrs, read_xattrs
+
+PREP, VIEW, STAGE = "prep", "view", "stage"
+
+
+class StageDiffers(Exception):
+    """A staged file is missing or is not what the plan says: the master changed, or somebody tampered."""
+
+
+def homes(tree: str) -> List[str]:
+    """The tree and the mounts below it, as paths below the tree's own name; deepest first."""
+    real = os.path.realpath(tree)
+    below = [tree + "/" + os.path.relpath(point, real) for point in mounts_below(real) if os.path.isdir(point)]
+    return sorted(below, key=len, reverse=True) + [tree]
+
+
+def home_of(path: str, candidates: List[str]) -> str:
+    """The deepest home whose own file system holds the path's directory; a mount point itself belongs to its parent."""
+    for home in candidates:
+        if path.startswith(home + "/") or (path == home and home == candidates[-1]):
+            return home
+    raise ValueError("%r is in none of %r" % (path, candidates))
+
+
+def make_run_folder(home: str, tree: str, run: str, names: List[str]) -> None:
+    """HOME/.ngxsync/RUN/NAME for each name, all 0700. Raises OSError; a symlink in the way is ELOOP or ENOTDIR."""
+    with Anchor.at(tree) as anchor, anchor.folder(home) as base:
+        parts = [OWN_FOLDER, OWN_FOLDER + "/" + run] + [OWN_FOLDER + "/" + run + "/" + name for name in names]
+        for part in parts:
+            with anchor.folder(home + "/" + part.rpartition("/")[0]) if "/" in part else _same(base) as folder:
+                name = part.rpartition("/")[2]
+                try:
+                    os.mkdir(name, 0o700, dir_fd=folder)
+                except FileExistsError:
+                    info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
+                        raise
+                    os.chmod(name, 0o700, dir_fd=folder)
+
+
+@contextlib.contextmanager
+def _same(fd: int) -> Any:
+    yield fd
+
+
+def remove_run_folder(tree: str, run: Optional[str], part: Optional[str] = None) -> None:
+    """Remove a run's folder (or one part of it) from all homes of a tree; run None removes every run's: nothing of them is live."""
+    try:
+        candidates = homes(tree)
+        for home in candidates:
+            with Anchor.at(tree) as anchor, anchor.folder(home + "/" + OWN_FOLDER) as own:
+                for name in [run] if run else os.listdir(own):
+                    if part is None:
+                        remove_tree(name, own)
+                        continue
+                    with anchor.folder(home + "/" + OWN_FOLDER + "/" + name) as folder:
+                        remove_tree(part, folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
+def prepare(exchange: Exchange, stages: Dict[str, str]) -> List[str]:
+    """Fill the prep folders for all items that put something in place. Returns warnings. Raises StageDiffers, OSError, KeyError."""
+    warnings = []  # type: List[str]
+    for item in exchange.items:
+        if item.action in ("exchange", "create", "mkdir"):
+            after = exchange.entry(item.after)
+            _make(exchange, item, after, stages)
+            _dress(exchange, item, after, warnings)
+    return warnings
+
+
+def _make(exchange: Exchange, item: Item, after: Entry, stages: Dict[str, str]) -> None:
+    prep, name = exchange.prep(item), str(item.number)
+    if after.kind == DIR:
+        os.mkdir(name, 0o700, dir_fd=prep)
+    elif after.kind == LINK:
+        os.symlink(after.content, name, dir_fd=prep)
+    else:
+        staged = stages[item.tree] + item.path[len(item.tree) :]
+        try:
+            with exchange.anchor(item.tree).parent(staged) as (folder, source):
+                _link_or_copy(source, folder, name, prep)
+            content = hash_file(name, prep)[0]
+        except (FileNotFoundError, NotADirectoryError, Unstable):
+            raise StageDiffers(item.path)
+        if content != after.content:
+            raise StageDiffers(item.path)
+
+
+def _link_or_copy(source: str, source_fd: int, name: str, prep: int) -> None:
+    if not stat.S_ISREG(os.stat(source, dir_fd=source_fd, follow_symlinks=False).st_mode):
+        raise StageDiffers(source)
+    try:
+        os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=prep, follow_symlinks=False)
+        return
+    except FileExistsError:
+        raise
+    except OSError:
+        pass  # another file system, or one without links
+    reading = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source_fd)
+    with os.fdopen(reading, "rb") as reader:
+        writing = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=prep)
+        with os.fdopen(writing, "wb") as writer:
+            shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+def _dress(exchange: Exchange, item: Item, after: Entry, warnings: List[str]) -> None:
+    """Extended attributes first (an ACL changes the mode), then owner and mode, then mtime."""
+    prep, name = exchange.prep(item), str(item.number)
+    with _live_or_nothing(exchange, item) as place:
+        if place is not None:
+            xattrs = read_xattrs(place[1], place[0]) if item.before is not None else label_for(item.path, place[0])
+            refused = put_xattrs(name, prep, xattrs)
+            if refused:
+                warnings.append("%s: could not set %s" % (item.path, ", ".join(refused)))
+    exchange.set_entry_attributes(name, prep, after)
+
+
+@contextlib.contextmanager
+def _live_or_nothing(exchange: Exchange, item: Item) -> Any:
+    """The live place, None where its directory is itself still to be made."""
+    with contextlib.ExitStack() as stack:
+        try:
+            place = stack.enter_context(exchange.live(item))
+        except (FileNotFoundError, NotADirectoryError, OSError):
+            place = None
+        yield place
+
+
+def lay_view(exchange: Exchange) -> Dict[str, str]:
+    """Link the prepared entries into a tree of their own, the layer of the rehearsal: real path of a home -> its layer."""
+    layers = {}
+    for item in exchange.items:
+        real = os.path.realpath(item.home)
+        layer = real + "/" + OWN_FOLDER + "/" + exchange.run + "/" + VIEW
+        layers[real] = layer
+    for item in exchange.items:
+        if item.action in ("exchange", "create", "mkdir"):
+            _lay(exchange, item, layers[os.path.realpath(item.home)])
+    return layers
+
+
+def _lay(exchange: Exchange, item: Item, layer: str) -> None:
+    after = exchange.entry(item.after)
+    relative = item.path[len(item.home) :].strip("/")
+    with Anchor.at(layer) as anchor:
+        _make_parents(anchor, os.path.realpath(item.home), layer, relative)
+        with anchor.parent(layer + "/" + relative) as (folder, name):
+            if after.kind == DIR:
+                os.mkdir(name, 0o700, dir_fd=folder)
+                set_attributes(name, folder, after.mode, exchange.ids.user(after.owner), exchange.ids.group(after.group))
+            else:
+                prep = exchange.prep(item)
+                os.link(str(item.number), name, src_dir_fd=prep, dst_dir_fd=folder, follow_symlinks=False)
+
+
+def _make_parents(anchor: Anchor, home: str, layer: str, relative: str) -> None:
+    """The directories above an entry, looking like the live ones: the topmost layer decides what they look like."""
+    parts = relative.split("/")[:-1]
+    for depth in range(1, len(parts) + 1):
+        part = "/".join(parts[:depth])
+        with anchor.parent(layer + "/" + part) as (folder, name):
+            try:
+                os.mkdir(name, 0o755, dir_fd=folder)
+            except FileExistsError:
+                continue
+            try:
+                info = os.stat(home + "/" + part, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if stat.S_ISDIR(info.st_mode):
+                set_attributes(name, folder, stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid)
+
+
+def view_actions(exchange: Exchange) -> List[List[Any]]:
+    """What the rehearsal does inside its view: planned deletions and changes of attributes, by real path."""
+    actions = []  # type: List[List[Any]]
+    for item in exchange.items:
+        path = (os.path.realpath(item.tree) + item.path[len(item.tree) :]).rstrip("/")
+        if item.action in ("delete", "rmdir"):
+            actions.append(["delete", path])
+        elif item.action == "attributes":
+            after = exchange.entry(item.after)
+            ids = exchange.ids
+            actions.append(["attributes", path, after.mode, ids.user(after.owner), ids.group(after.group)])
+    return actions
+
+

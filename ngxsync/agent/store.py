@@ -1,0 +1,216 @@
+"""What the peer keeps in STATE/peer: the accepted record, manifests, answers of runs, old contents by sha256, the two locks.
+
+Everything is 0700/0600, written whole to a temporary name and renamed, so a crash leaves the old or the new.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from typing import Any, Dict, Iterator, Optional
+
+from . import manifest as manifests
+from .scan import Cache, hash_file
+
+RUN_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}\Z")
+BLOB_NAME = re.compile(r"[0-9a-f]{64}\Z")
+
+
+class Busy(Exception):
+    """Another process holds the lock; `holder` is what it wrote there: {pid, run, since}."""
+
+    def __init__(self, holder: Dict[str, Any]) -> None:
+        super(Busy, self).__init__("locked by process %s" % holder.get("pid", "?"))
+        self.holder = holder
+
+
+def fsync_folder(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_durably(path: str, data: bytes) -> None:
+    """Write, fsync, rename, fsync the folder: after this returns the file survives a power cut."""
+    temporary = "%s.%d.tmp" % (path, os.getpid())
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    fsync_folder(os.path.dirname(path))
+
+
+def encoded(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+class Store:
+    """STATE/peer of one host. Opening it creates nothing; `prepare` does."""
+
+    def __init__(self, state_dir: str) -> None:
+        self.root = os.path.join(state_dir, "peer")
+        self.journal = os.path.join(self.root, "journal")
+
+    def path(self, *parts: str) -> str:
+        return os.path.join(self.root, *parts)
+
+    def prepare(self) -> None:
+        """Make the folders, 0700. Raises OSError where that is impossible (read-only, full)."""
+        os.makedirs(os.path.dirname(self.root), mode=0o700, exist_ok=True)
+        for folder in ("", "runs", "manifests", "blobs", "view"):
+            os.makedirs(self.path(folder), mode=0o700, exist_ok=True)
+
+    def read(self, name: str) -> Optional[Any]:
+        """One JSON record, None where there is none. Raises ValueError where it is damaged."""
+        try:
+            with open(self.path(name), "rb") as stream:
+                return json.loads(stream.read().decode("ascii"))
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, value: Any) -> None:
+        write_durably(self.path(name), encoded(value))
+
+    # the accepted record
+
+    def accepted(self) -> Optional[Dict[str, Any]]:
+        return self.read("accepted.json")
+
+    def accepted_manifest(self, record: Optional[Dict[str, Any]]) -> manifests.Manifest:
+        """The manifest that the record names, {} for no record. Raises ValueError where it is lost or damaged."""
+        if record is None:
+            return {}
+        data = self.read(os.path.join("manifests", _checked_run(record["run"]) + ".json"))
+        if data is None:
+            raise ValueError("the manifest of run %s is missing" % record["run"])
+        return manifests.from_json(data)
+
+    def accept(self, record: Dict[str, Any], planned: manifests.Manifest) -> None:
+        """Step 7 of TRANSACTION's order on disk: manifest first, then the record that names it."""
+        self.write(os.path.join("manifests", _checked_run(record["run"]) + ".json"), manifests.to_json(planned))
+        self.write("accepted.json", record)
+
+    # answers of runs
+
+    def answer(self, run: str) -> Optional[Dict[str, Any]]:
+        return self.read(os.path.join("runs", _checked_run(run) + ".json"))
+
+    def keep_answer(self, run: str, answer: Dict[str, Any]) -> None:
+        self.write(os.path.join("runs", _checked_run(run) + ".json"), answer)
+
+    def next_sequence(self) -> int:
+        """History is ordered by this number, never by clock. Called under the transaction lock."""
+        last = self.read("sequence.json") or 0
+        self.write("sequence.json", last + 1)
+        return int(last) + 1
+
+    # old contents
+
+    def blob(self, sha256: str) -> str:
+        if not BLOB_NAME.match(sha256):
+            raise ValueError("not a sha256: %r" % sha256)
+        return self.path("blobs", sha256[:2], sha256)
+
+    def keep_blob(self, source: str, sha256: str, dir_fd: Optional[int] = None) -> None:
+        """Copy a file's bytes into the store. Always a copy: a shared inode would let the next append to the live file corrupt it."""
+        target = self.blob(sha256)
+        if os.path.exists(target):
+            return
+        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+        temporary = "%s.%d.tmp" % (target, os.getpid())
+        source_fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+        with os.fdopen(source_fd, "rb") as reader:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as writer:
+                shutil.copyfileobj(reader, writer, 1 << 20)
+                writer.flush()
+                os.fsync(writer.fileno())
+        if hash_file(temporary)[0] != sha256:
+            os.unlink(temporary)
+            raise ValueError("content changed while it was kept: " + source)
+        os.rename(temporary, target)
+        fsync_folder(os.path.dirname(target))
+
+    # hash cache
+
+    def cache(self) -> Cache:
+        try:
+            data = self.read("cache.json") or {}
+            return {path: (tuple(mark), content) for path, (mark, content) in data.items()}  # type: ignore[misc]
+        except (ValueError, TypeError, AttributeError):
+            return {}  # only speed is lost
+
+    def keep_cache(self, cache: Cache) -> None:
+        """Not durable: a lost cache costs one full read."""
+        temporary = self.path("cache.json.%d.tmp" % os.getpid())
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+            stream.write(encoded(cache))
+        os.rename(temporary, self.path("cache.json"))
+
+    # the two locks
+
+    @contextlib.contextmanager
+    def lock(self, name: str, run: str, wait_s: float = 0.0) -> Iterator[None]:
+        """Hold "transaction" or "mixed". flock: a dead process holds nothing. Raises Busy after wait_s."""
+        fd = os.open(self.path(name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._take(fd, wait_s)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, encoded({"pid": os.getpid(), "run": run, "since": time.time()}), 0)
+            try:
+                yield
+            finally:
+                os.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def _take(fd: int, wait_s: float) -> None:
+        end = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+            if time.monotonic() >= end:
+                raise Busy(_holder(os.pread(fd, 4096, 0)))
+            time.sleep(0.02)
+
+    def holder(self, name: str) -> Optional[Dict[str, Any]]:
+        """Who holds the lock now, None where nobody does."""
+        try:
+            with self.lock(name, ""):
+                return None
+        except Busy as busy:
+            return busy.holder
+        except FileNotFoundError:
+            return None
+
+
+def _holder(text: bytes) -> Dict[str, Any]:
+    try:
+        return dict(json.loads(text.decode("ascii")))
+    except ValueError:
+        return {}
+
+
+def _checked_run(run: str) -> str:
+    if not RUN_NAME.match(run):
+        raise ValueError("not a run: %r" % run)
+    return run
+
+
