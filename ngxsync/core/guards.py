@@ -112,6 +112,8 @@ def raise_if_unforceable(force: Collection[str]) -> None:
             continue
         near = difflib.get_close_matches(code, FORCEABLE, n=1)
         hint = f"did you mean --force {near[0]}?" if near else f"the codes are: {', '.join(FORCEABLE)}"
+        if not code.isalpha() and any(part in FORCEABLE for part in code.replace(",", " ").split()):
+            hint = "give --force once for each reason"
         if code in NEVER_FORCED:
             what, hint = f"{code} cannot be overridden", "mend its cause; the message of the held run names it"
         else:
