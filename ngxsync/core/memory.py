@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 from ngxsync.core.errors import Message
 from ngxsync.core.model import UNKNOWN, Pause
+
+# what JSON may give for a field of this annotation
+TYPES: Mapping[str, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, type(None)),
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "bool | None": (bool, type(None)),
+    "Mapping[str, Any] | None": (dict, type(None)),
+}
 
 
 @dataclass(frozen=True)
@@ -89,18 +101,29 @@ def record_from_json(data: Any) -> PeerRecord:
     values = {key: value for key, value in data.items() if key in known}
     values["self_excludes"] = {tree: tuple(found) for tree, found in values.get("self_excludes", {}).items()}
     values["quarantine"] = tuple(Quarantined(**entry) for entry in values.get("quarantine", ()))
+    for name in ("master_roots", "peer_roots"):
+        values[name] = {tree: dict(facts) for tree, facts in values.get(name, {}).items()}
     for name, kind in (("refused", Refused), ("message", Message)):
         values[name] = kind(**values[name]) if values.get(name) else None
     record = PeerRecord(**values)
-    if not isinstance(record.name, str) or not isinstance(record.generation, str | None):
-        raise ValueError("not a record of a peer")
+    for part in (record, *record.quarantine, record.refused, record.message):
+        _raise_if_mistyped(part)
     return record
 
 
+def _raise_if_mistyped(part: Any) -> None:
+    """A value of the wrong type would else be a traceback much later, in `status` of all places."""
+    for each in fields(part) if part is not None else ():
+        allowed = TYPES.get(str(each.type))
+        if allowed is not None and type(getattr(part, each.name)) not in allowed:
+            raise ValueError(f"{each.name} is not {each.type}")
+
+
 def pause_from_json(data: Any) -> Pause:
-    """Raises KeyError, TypeError or ValueError where the data is none of ours."""
-    until = data["until"]
-    return Pause(str(data["who"]), str(data["reason"]), float(data["since"]), until and float(until), str(data["peer"]))
+    """Raises TypeError or ValueError where the data is none of ours."""
+    pause = Pause(**data)
+    _raise_if_mistyped(pause)
+    return pause
 
 
 def is_in_force(pause: Pause, at: float) -> bool:
@@ -117,3 +140,10 @@ def sequence_of(name: str) -> int:
     """The sequence number in the name of a run's file, 0 where it is none of ours."""
     digits = name.partition("-")[0]
     return int(digits) if digits.isdecimal() and name.endswith(".json") else 0
+
+
+def holder_text(signed: Any) -> str:
+    """Who signed a lock, in words. Raises ValueError, KeyError or TypeError where the signature is none of ours."""
+    started = datetime.fromtimestamp(float(signed["since"])).strftime("%Y-%m-%d %H:%M:%S")
+    run = f", run {signed['run']}" if signed["run"] else ""
+    return f"lock of process {int(signed['pid'])}{run}, since {started}"

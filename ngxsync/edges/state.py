@@ -23,16 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from ngxsync.agent.manifest import Manifest, from_json, to_json
+from ngxsync.core import memory
 from ngxsync.core.errors import Locked, Message, StateError
-from ngxsync.core.memory import (
-    PeerRecord,
-    file_name,
-    is_in_force,
-    pause_from_json,
-    record_from_json,
-    record_to_json,
-    sequence_of,
-)
+from ngxsync.core.memory import PeerRecord
 from ngxsync.core.model import Pause
 from ngxsync.core.wording import disk_message
 
@@ -58,14 +51,14 @@ class MasterState:
         path = self._peer_file(name)
         try:
             data = _read_json(path)
-            return PeerRecord(name) if data is None else record_from_json({**data, "name": name})
+            return PeerRecord(name) if data is None else memory.record_from_json({**data, "name": name})
         except BROKEN_JSON:
             what = f"what this host remembers of {name} is damaged"
             advice = f"remove the file, look with ngxsync diff --peer {name}, then ngxsync sync --peer {name}"
             return PeerRecord(name, message=Message(what, str(path), f"{name} counts as a first contact", advice))
 
     def save_peer(self, record: PeerRecord) -> None:
-        self._write(self._peer_file(record.name), record_to_json(record))
+        self._write(self._peer_file(record.name), memory.record_to_json(record))
 
     def load_accepted(self, name: str, generation: str | None) -> Manifest | None:
         """The copy of the manifest accepted under this generation, None where the copy is of another, or damaged."""
@@ -89,7 +82,7 @@ class MasterState:
                 last = int(_read_json(counter) or 0)
             except BROKEN_JSON:
                 last = 0
-            recorded = (sequence_of(path.name) for path in _listing(self.root / "runs"))
+            recorded = (memory.sequence_of(path.name) for path in _listing(self.root / "runs"))
             number = max([last, *recorded]) + 1
             self._write(counter, number, durable=False)  # after a crash the recorded runs tell
         return f"{number:08d}-{random_hex}"
@@ -132,18 +125,19 @@ class MasterState:
             pauses = self._pauses()
             ended = [name for name in pauses if peer in (ALL, name)]
             self._write_pauses({name: pauses[name] for name in pauses if name not in ended})
-        return tuple(pauses[name] for name in ended if is_in_force(pauses[name], self.now()))
+        return tuple(pauses[name] for name in ended if memory.is_in_force(pauses[name], self.now()))
 
     def active_pause(self, peer: str, now: float | None = None) -> Pause | None:
         """What pauses this peer at this time: its own pause, else one for all. Pauses end by themselves."""
         at = self.now() if now is None else now
         pauses = self._pauses()
-        return next((p for p in (pauses.get(peer), pauses.get(ALL)) if p and is_in_force(p, at)), None)
+        return next((p for p in (pauses.get(peer), pauses.get(ALL)) if p and memory.is_in_force(p, at)), None)
 
     def _pauses(self) -> dict[str, Pause]:
         path = self.root / "pauses.json"
         try:
-            return {name: pause_from_json(data) for name, data in (_read_json(path) or {}).items()}
+            found = _read_json(path)
+            return {} if found is None else {name: memory.pause_from_json(data) for name, data in found.items()}
         except BROKEN_JSON as error:
             # a person wanted no runs, and who knows where: going on would be wrong
             next_step = f"remove {path}, then pause again where you need it"
@@ -165,7 +159,7 @@ class MasterState:
             if peer == ALL:
                 yield
                 return
-            with self._flock(f"peer-{file_name(peer)}", max(0.0, deadline - time.monotonic()), run):
+            with self._flock(f"peer-{memory.file_name(peer)}", max(0.0, deadline - time.monotonic()), run):
                 yield
 
     @contextmanager
@@ -180,11 +174,13 @@ class MasterState:
             if shared:
                 yield
                 return
-            _sign(descriptor, {"pid": os.getpid(), "run": run, "since": self.now()})
+            signature = json.dumps({"pid": os.getpid(), "run": run, "since": self.now()})
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, signature.encode("ascii"), 0)
             try:
                 yield
             finally:
-                os.ftruncate(descriptor, 0)
+                os.ftruncate(descriptor, 0)  # while it is still ours: an empty lock names nobody
         finally:
             os.close(descriptor)
 
@@ -200,15 +196,15 @@ class MasterState:
     # files
 
     def _peer_file(self, name: str, kind: str = "json") -> Path:
-        return self.root / "peers" / f"{file_name(name)}.{kind}"
+        return self.root / "peers" / f"{memory.file_name(name)}.{kind}"
 
     def _run_file(self, run: str) -> Path:
-        return self.root / "runs" / f"{file_name(run)}.json"
+        return self.root / "runs" / f"{memory.file_name(run)}.json"
 
     def _run_files(self) -> list[Path]:
         """All recorded runs, newest first."""
-        found = [path for path in _listing(self.root / "runs") if sequence_of(path.name)]
-        return sorted(found, key=lambda path: sequence_of(path.name), reverse=True)
+        found = [path for path in _listing(self.root / "runs") if memory.sequence_of(path.name)]
+        return sorted(found, key=lambda path: memory.sequence_of(path.name), reverse=True)
 
     def _write(self, path: Path, value: object, *, durable: bool = True) -> None:
         _make_private(path.parent, self.root)
@@ -297,20 +293,14 @@ def _acquired(descriptor: int, kind: int, wait_s: float) -> bool:
         time.sleep(min(POLL_S, left))
 
 
-def _sign(descriptor: int, holder: Mapping[str, Any]) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(holder).encode("ascii"), 0)
-
-
 def _holder(path: Path) -> str:
     """Who signed this lock and still lives, in words; "" where nobody did."""
     try:
         signed = _read_json(path)
-        pid, run, since = int(signed["pid"]), signed["run"], float(signed["since"])
-        os.kill(pid, 0)
+        text = memory.holder_text(signed)
+        os.kill(signed["pid"], 0)
+    except PermissionError:
+        return text  # it lives, as another user
     except (*BROKEN_JSON, ProcessLookupError):
         return ""
-    except PermissionError:
-        pass  # it lives, as another user
-    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
-    return f"lock of process {pid}{f', run {run}' if run else ''}, since {started}"
+    return text
