@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -22,3 +22,14 @@ def pair(running_pair: Pair) -> Pair:
     """web1 and web2 in the base state: equal trees, nginx running on both, ngxsync configured, no sync yet."""
     running_pair.reset()
     return running_pair
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test of the pair also shows what its nginx processes said."""
+    report = yield
+    used = getattr(item, "funcargs", {}).get("pair")
+    if report.failed and isinstance(used, Pair):
+        for host in used.hosts:
+            report.sections.append((f"error log of {host.name}", "\n".join(host.error_log().splitlines()[-30:])))
+    return report

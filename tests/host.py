@@ -145,7 +145,7 @@ class Host:
         if self.process.stdout.readline() != "up\n":
             self.kill()
             raise AssertionError(f"{name} did not start; the reason is on standard error")
-        self.mounts = self._mount_points()
+        self.mounts = self._mounts()
 
     def path(self, path: str | Path) -> Path:
         """Where this process reads and writes the host's file. An absolute link in it would lead into this machine."""
@@ -199,14 +199,16 @@ class Host:
         return int(wait_until(lambda: children.read_text().split(), f"{self.name}: nsenter has its child")[0])
 
     def commands(self) -> dict[int, str]:
-        """All processes of the host but process 1: number in the host to command line (or title)."""
+        """All processes of the host but process 1 and dead ones: number in the host to command line (or title)."""
         found = {}
         for folder in self.path("/proc").iterdir():
             if folder.name.isdigit() and folder.name != "1":
                 try:
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                    line = (folder / "cmdline").read_bytes()
                 except (FileNotFoundError, ProcessLookupError):
                     continue
+                if line:  # empty where it is dead and only not yet waited for
+                    found[int(folder.name)] = line.replace(b"\0", b" ").decode().strip()
         return found
 
     # nginx and sshd
@@ -302,16 +304,21 @@ class Host:
     def empty(self) -> None:
         """Ends all processes but sshd, unmounts what a test mounted, empties what ngxsync and nginx write."""
         self.kill_all_but_sshd()
-        extra = [point for point in self._mount_points() if point not in self.mounts]
-        for point in reversed(extra):
-            self.run(["umount", "-l", point])
+        for number, point in reversed(self._mounts().items()):
+            if number not in self.mounts:
+                self.run(["umount", "-l", point])
         for folder in (*ON_DISK, *EMPTIED, *PRIVATE, "/etc/systemd/system"):
             keep = {"sshd", "sshd.pid", "lock"} if folder == "/run" else set()
             _empty(self.path(folder), keep=keep)
+        for folder in ON_DISK:
+            os.chown(self.path(folder), 0, 0)
+            self.path(folder).chmod(0o700 if folder == "/var/lib/ngxsync" else 0o755)
         self.path("/usr/local/sbin/ngxsync-agent").unlink(missing_ok=True)
 
-    def _mount_points(self) -> list[str]:
-        return [line.split()[4] for line in Path(f"/proc/{self.pid}/mountinfo").read_text().splitlines()]
+    def _mounts(self) -> dict[str, str]:
+        """{id of a mount: where it is}, in the order in which they were made."""
+        lines = Path(f"/proc/{self.pid}/mountinfo").read_text().splitlines()
+        return {fields[0]: fields[4] for fields in map(str.split, lines)}
 
     def kill(self) -> None:
         """Ends the host at once; the kernel takes its processes, mounts and network with it."""

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -175,21 +175,21 @@ class Pair:
     @contextmanager
     def daemon(self, *arguments: str) -> Iterator[Daemon]:
         """`ngxsync run` on web1 from READY=1 until a SIGTERM at the end."""
-        output = self.master.folder / "daemon.log"
+        with self.service(_ngxsync_argv("run", *arguments)) as daemon:
+            yield daemon
+
+    @contextmanager
+    def service(self, argv: Sequence[str]) -> Iterator[Daemon]:
+        """A command on web1, run as systemd runs a unit with Type=notify."""
+        output = self.master.folder / "service.log"
         socket_path = self.master.path(NOTIFY_SOCKET)
         socket_path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, output.open("w") as stream:
             notified.bind(str(socket_path))
             notified.setblocking(False)
-            process = self.popen_ngxsync(
-                "run",
-                *arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                env={"NOTIFY_SOCKET": NOTIFY_SOCKET},
-            )
-            daemon = Daemon(self.master, process, output, notified)
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": stream}
+            options = _with_project({"env": {"NOTIFY_SOCKET": NOTIFY_SOCKET}, **streams})
+            daemon = Daemon(self.master, self.master.popen(argv, **options), output, notified)
             try:
                 daemon.wait_until_ready()
                 yield daemon
