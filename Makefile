@@ -18,8 +18,7 @@ check: packages-test .venv/ready-to-develop ## format, lint, types, the agent's 
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy --no-error-summary
 	@.venv/bin/vermin --quiet --no-tips --eval-annotations -t=3.6- --violations ngxsync/agent
-	@.venv/bin/python -m pytest --quiet --no-header tests/test_architecture.py
-	@.ci/units
+	@.venv/bin/python -m pytest --quiet --no-header tests/test_architecture.py tests/test_units.py
 
 bench: packages-test .venv/ready-to-develop ## how fast, beside rsync from cron and other ways (writes docs/benchmarks.md)
 	@.venv/bin/python -m tests.bench $(ARGS)
