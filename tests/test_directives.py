@@ -193,7 +193,7 @@ def test_no_bytes_break_the_lexer(text: bytes) -> None:
 def tree(tmp_path: Path) -> Path:
     """Nested includes, all relative to the main file's directory, with a cycle and a file that is not there."""
     files = {
-        "conf/nginx.conf": "include main/*.conf;\npid logs/a.pid;\nhttp { include http/all.conf; include none.conf; }\n",
+        "conf/nginx.conf": "include main/*.conf;\npid logs/a.pid;\nhttp { include http/all.conf;include none.conf; }\n",
         "conf/main/1.conf": "user www;\n",
         "conf/main/2.conf": "error_log logs/2.log;\ninclude main/*.conf;\n",
         "conf/main/.hidden.conf": "user nobody;\n",

@@ -24,7 +24,7 @@ def parse_nginx_t(output: str) -> tuple[Problem, ...]:
     `line` is 0 and `file` "" where nginx names no place (bind(), host not found at start).
     """
     starts = list(_START.finditer(output))
-    ends = [match.start() for match in starts[1:]] + [len(output)]
+    ends = [*(match.start() for match in starts), len(output)][1:]
     found = (
         _problem(match["level"] or "", output[match.end() : end].rstrip())
         for match, end in zip(starts, ends, strict=True)
