@@ -6,7 +6,9 @@ from typing import Any, Dict
 class Failure(Exception):
     """Ends a verb with a message for people: what, where, what state things are in now, next step."""
 
-    def __init__(self, code: str, what: str, where: str = "", state: str = "unchanged", next: str = "", **more: Any) -> None:
+    def __init__(
+        self, code: str, what: str, where: str = "", state: str = "unchanged", next: str = "", **more: Any
+    ) -> None:
         super(Failure, self).__init__(what)
         self.code = code
         self.message = {"what": what, "where": where, "state": state, "next": next}

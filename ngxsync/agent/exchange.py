@@ -8,7 +8,7 @@ import contextlib
 import errno
 import os
 import stat
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
 from . import kernel
 from .journal import Item
@@ -93,7 +93,7 @@ class Exchange:
 
     def sync_file_systems(self) -> None:
         """All that was prepared or exchanged is on disk when this returns."""
-        for fd in self._preps.values():
+        for fd in {self.prep(item) for item in self.items}:
             kernel.syncfs(fd)
 
     # apply
@@ -235,5 +235,3 @@ def _put_back(prep: int, captured: str, folder: int, name: str) -> None:
         if error.errno not in (errno.ENOSYS, errno.EINVAL):
             raise
         os.rename(captured, name, src_dir_fd=prep, dst_dir_fd=folder)
-
-

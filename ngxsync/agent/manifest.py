@@ -6,7 +6,7 @@ A manifest is a dict of absolute path -> Entry. Paths are str with surrogateesca
 import hashlib
 import json
 import posixpath
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 FILE, DIR, LINK = "file", "dir", "link"
 
@@ -25,7 +25,7 @@ Entry = NamedTuple(
 Manifest = Dict[str, Entry]
 
 
-def content_key(entry: Entry) -> tuple:
+def content_key(entry: Entry) -> Tuple[str, int, str, str, str]:
     """What makes two entries equal: everything but mtime (and size, which content decides)."""
     return (entry.kind, entry.mode, entry.owner, entry.group, entry.content)
 

@@ -12,7 +12,10 @@ WORKER_TITLE = b"nginx: worker process"
 SHUTTING_DOWN = b"is shutting down"
 
 Running = NamedTuple("Running", [("pid", int), ("start", int), ("exe", str), ("program", str), ("args", List[str])])
-Build = NamedTuple("Build", [("binary", str), ("text", str), ("prefix", str), ("conf_path", str), ("pid_path", str), ("error_log", str)])
+Build = NamedTuple(
+    "Build",
+    [("binary", str), ("text", str), ("prefix", str), ("conf_path", str), ("pid_path", str), ("error_log", str)],
+)
 # `problem` is "" or why nothing may be done with this nginx (code which-nginx)
 Nginx = NamedTuple(
     "Nginx",
@@ -63,7 +66,12 @@ def parse_title(title: bytes) -> Tuple[str, List[str]]:
 def read_build(binary: str) -> Build:
     """`nginx -V`, with its compiled-in paths. Raises OSError or subprocess.SubprocessError where it cannot be run."""
     done = subprocess.run(
-        [binary, "-V"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=10, env={"LC_ALL": "C"}
+        [binary, "-V"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        timeout=10,
+        env={"LC_ALL": "C"},
     )
     return parse_build(binary, done.stdout.decode("utf-8", "replace"))
 
@@ -76,7 +84,11 @@ def parse_build(binary: str, text: str) -> Build:
     prefix = option("prefix", "/usr/local/nginx").rstrip("/") or "/"
     conf_path, pid_path, error_log = (
         os.path.join(prefix, option(name, default))
-        for name, default in (("conf-path", "conf/nginx.conf"), ("pid-path", "logs/nginx.pid"), ("error-log-path", "logs/error.log"))
+        for name, default in (
+            ("conf-path", "conf/nginx.conf"),
+            ("pid-path", "logs/nginx.pid"),
+            ("error-log-path", "logs/error.log"),
+        )
     )
     return Build(binary, text, prefix, conf_path, pid_path, error_log)
 

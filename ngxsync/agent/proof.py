@@ -21,7 +21,9 @@ COMMAND_GRACE_S = 2.0  # a reload command may return before it has signalled
 Worker = Tuple[int, int]  # pid and start time: a reused pid is another worker
 LogMark = NamedTuple("LogMark", [("path", str), ("inode", int), ("offset", int)])
 # `outcome`: proven, refused, timeout (no verdict), died (the main process is gone)
-Proof = NamedTuple("Proof", [("outcome", str), ("reason", str), ("lines", List[str]), ("bore_worker", bool), ("seconds", float)])
+Proof = NamedTuple(
+    "Proof", [("outcome", str), ("reason", str), ("lines", List[str]), ("bore_worker", bool), ("seconds", float)]
+)
 
 
 def is_idle(pid: int) -> bool:
@@ -141,7 +143,9 @@ class Reload:
         self.started = time.monotonic()
         self.end = self.started + self.timeout_s
         if not self._note_base():
-            return self._verdict("timeout" if is_alive(self.running) else "died", "the main process of nginx was not idle")
+            return self._verdict(
+                "timeout" if is_alive(self.running) else "died", "the main process of nginx was not idle"
+            )
         failed = self._send()
         if failed:
             return self._verdict("refused", failed)
@@ -236,7 +240,7 @@ def wait_idle(running: Running, timeout_s: float) -> bool:
 
 
 def ask(url: str, timeout_s: float) -> str:
-    """"" where the URL answers 2xx or 3xx, else the reason. Asked until the time is over: a fresh worker may be slow."""
+    """ "" where the URL answers 2xx or 3xx, else the reason. Asked until the time is over: a fresh worker may be slow."""
     import ssl
     import urllib.error
     import urllib.request

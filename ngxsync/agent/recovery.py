@@ -84,7 +84,14 @@ def undo(store: Store, exchange: Exchange) -> Undo:
 
 def _undo_after_crash(store: Store, exchange: Exchange, opened: Journal) -> Dict[str, Any]:
     work = undo(store, exchange)
-    answer = {"ok": True, "outcome": "undone", "code": "recovered", "result": "undone", "edited": work.edited, "warnings": []}
+    answer = {
+        "ok": True,
+        "outcome": "undone",
+        "code": "recovered",
+        "result": "undone",
+        "edited": work.edited,
+        "warnings": [],
+    }
     if work.failed:
         return broken(answer, "could not put back: %s" % "; ".join(work.failed))
     try:
@@ -129,6 +136,8 @@ def sweep(store: Store, trees: List[str]) -> None:
 
 
 def describe(opened: Optional[Journal]) -> Optional[Dict[str, Any]]:
-    return None if opened is None else {"run": opened.header["run"], "phase": opened.phase, "since": opened.header.get("at")}
-
-
+    return (
+        None
+        if opened is None
+        else {"run": opened.header["run"], "phase": opened.phase, "since": opened.header.get("at")}
+    )

@@ -27,7 +27,9 @@ def problems_of(output: str) -> List[Dict[str, Any]]:
     return found
 
 
-def rehearse(nginx: Nginx, mount_point: str, layers: Dict[str, str], actions: List[List[Any]], timeout_s: float) -> Dict[str, Any]:
+def rehearse(
+    nginx: Nginx, mount_point: str, layers: Dict[str, str], actions: List[List[Any]], timeout_s: float
+) -> Dict[str, Any]:
     """{passed, problems, output, seconds}. Raises Failure (rehearse) where no view can be made on this host."""
     os.makedirs(mount_point, mode=0o700, exist_ok=True)
     pid = nginx.running.pid if nginx.running else None
@@ -61,15 +63,22 @@ def _why(verdict: Verdict) -> str:
     return "nginx -t exited with %d: %s" % (os.WEXITSTATUS(verdict.status), last[0])
 
 
-
-
 def test_live(nginx: Nginx, timeout_s: float) -> Dict[str, Any]:
     """`rehearse = live`: nginx -t on the live tree itself, side effects included."""
     started = time.monotonic()
     program = [test_program(nginx)] + test_argv(nginx)[1:]
     try:
-        done = subprocess.run(program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout_s)
+        done = subprocess.run(
+            program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout_s
+        )
     except subprocess.TimeoutExpired as error:
         return judged(Verdict(0, (error.output or b"").decode("utf-8", "replace"), True, timeout_s))
     output = done.stdout.decode("utf-8", "surrogateescape")
-    return judged(Verdict(done.returncode << 8 if done.returncode >= 0 else -done.returncode, output, False, time.monotonic() - started))
+    return judged(
+        Verdict(
+            done.returncode << 8 if done.returncode >= 0 else -done.returncode,
+            output,
+            False,
+            time.monotonic() - started,
+        )
+    )

@@ -35,7 +35,8 @@ def raise_if_not_yours(request: Dict[str, Any], accepted: Accepted) -> None:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(accepted["at"]))
         raise Failure(
             "generation",
-            "%s wrote here last (run %s, %s), not this master's latest run" % (accepted["written_by"], accepted["run"], when),
+            "%s wrote here last (run %s, %s), not this master's latest run"
+            % (accepted["written_by"], accepted["run"], when),
             next="compare with `ngxsync diff`; `ngxsync sync --force generation` overwrites it",
         )
 
@@ -64,7 +65,9 @@ def make_items(changes: List[Dict[str, Any]], trees: List[str]) -> List[Item]:
         )
         if path == tree and action != "attributes":
             raise Failure("agent", "a plan may not create, replace or delete a tree itself: %r" % path)
-        items.append(Item(number, path, tree, home_of(path, places[tree]), action, before, after, _own_xattrs(path, action)))
+        items.append(
+            Item(number, path, tree, home_of(path, places[tree]), action, before, after, _own_xattrs(path, action))
+        )
     return items
 
 

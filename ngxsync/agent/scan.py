@@ -111,7 +111,7 @@ class Rules:
             return False
         for regex, excluded in reversed(self._rules):
             if regex.match(name):
-                return excluded
+                return bool(excluded)
         return False
 
 
@@ -158,7 +158,9 @@ def scan(projection: Dict[str, Any], cache: Optional[Cache] = None, clock_folder
 class _Walk:
     """One tree; a class only because the recursion shares seven values."""
 
-    def __init__(self, root: str, rules: Rules, names: Names, cache: Cache, result: Scan, clock_folder: Optional[str]) -> None:
+    def __init__(
+        self, root: str, rules: Rules, names: Names, cache: Cache, result: Scan, clock_folder: Optional[str]
+    ) -> None:
         self.root, self.rules, self.names, self.cache, self.result = root, rules, names, cache, result
         self.clock_folder = clock_folder
         self.now_ns = 0

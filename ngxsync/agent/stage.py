@@ -166,7 +166,9 @@ def _lay(exchange: Exchange, item: Item, layer: str) -> None:
         with anchor.parent(layer + "/" + relative) as (folder, name):
             if after.kind == DIR:
                 os.mkdir(name, 0o700, dir_fd=folder)
-                set_attributes(name, folder, after.mode, exchange.ids.user(after.owner), exchange.ids.group(after.group))
+                set_attributes(
+                    name, folder, after.mode, exchange.ids.user(after.owner), exchange.ids.group(after.group)
+                )
             else:
                 prep = exchange.prep(item)
                 os.link(str(item.number), name, src_dir_fd=prep, dst_dir_fd=folder, follow_symlinks=False)
@@ -202,5 +204,3 @@ def view_actions(exchange: Exchange) -> List[List[Any]]:
             ids = exchange.ids
             actions.append(["attributes", path, after.mode, ids.user(after.owner), ids.group(after.group)])
     return actions
-
-

@@ -133,7 +133,9 @@ class Store:
         temporary = "%s.%d.tmp" % (target, os.getpid())
         source_fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
         with os.fdopen(source_fd, "rb") as reader:
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as writer:
+            with os.fdopen(
+                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb"
+            ) as writer:
                 shutil.copyfileobj(reader, writer, 1 << 20)
                 writer.flush()
                 os.fsync(writer.fileno())
@@ -148,7 +150,7 @@ class Store:
     def cache(self) -> Cache:
         try:
             data = self.read("cache.json") or {}
-            return {path: (tuple(mark), content) for path, (mark, content) in data.items()}  # type: ignore[misc]
+            return {path: (tuple(mark), content) for path, (mark, content) in data.items()}
         except (ValueError, TypeError, AttributeError):
             return {}  # only speed is lost
 
@@ -212,5 +214,3 @@ def _checked_run(run: str) -> str:
     if not RUN_NAME.match(run):
         raise ValueError("not a run: %r" % run)
     return run
-
-

@@ -6,18 +6,18 @@ Order on disk: prepared files and syncfs; journal; exchanges; syncfs and *applie
 import os
 import subprocess
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Optional
 
 from . import journal, stage
 from .answers import Failure
 from .exchange import Exchange, Ids, NotEmpty, PeerChanged
-from .manifest import Manifest, is_same
+from .manifest import is_same
 from .nginx import Nginx, find_nginx
-from .proof import LogMark, Proof, Reload, log_paths, mark_logs
+from .proof import Proof, Reload, log_paths, mark_logs
 from .recovery import broken, finish, recover, reload_old, undo
 from .rehearsal import TIMEOUT_S, rehearse, test_live
 from .request import Accepted, make_items, planned_manifest, raise_if_not_equal, raise_if_not_yours
-from .scan import Names, entry_at
+from .scan import Names
 from .store import Busy, Store
 
 LOCK_WAIT_S = 5.0
@@ -45,7 +45,9 @@ def transact(request: Dict[str, Any], store: Store, agent: str) -> Answer:
 def busy_failure(busy: Busy) -> Failure:
     since = busy.holder.get("since")
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since)) if since else "a moment ago"
-    return Failure("locked", "process %s is at work here since %s" % (busy.holder.get("pid", "?"), when), next="wait until it ends")
+    return Failure(
+        "locked", "process %s is at work here since %s" % (busy.holder.get("pid", "?"), when), next="wait until it ends"
+    )
 
 
 def _answered(request: Dict[str, Any], store: Store, agent: str) -> Answer:
@@ -53,7 +55,7 @@ def _answered(request: Dict[str, Any], store: Store, agent: str) -> Answer:
     try:
         return transaction.run()
     except Failure as failure:
-        return dict(failure.answer(), outcome="held")
+        return dict({"outcome": "held"}, **failure.answer())
     except PeerChanged as error:
         what = "%s is not what it was when the plan was made" % error.path
         return Failure("peer-changed", what, where=error.path, next="it is planned anew").answer()
@@ -62,7 +64,8 @@ def _answered(request: Dict[str, Any], store: Store, agent: str) -> Answer:
         return Failure("stage-differs", what, next="it is scanned and sent again").answer()
     except NotEmpty as error:
         what = "%s would become something else, but still holds excluded or special entries" % error.path
-        return dict(Failure("type-change", what, next="move them away on this host, then sync again").answer(), outcome="held")
+        hint = "move them away on this host, then sync again"
+        return dict(Failure("type-change", what, next=hint).answer(), outcome="held")
     except OSError as error:
         what = "%s: %s" % (error.filename or store.root, error.strerror or error)
         return Failure("disk", what, next="see the space, rights and health of this host's file systems").answer()
@@ -112,13 +115,19 @@ class Transaction:
             self.timings[step] = self.timings.get(step, 0.0) + time.monotonic() - started
 
     def _answer(self, ok: bool, outcome: str, code: str = "", **more: Any) -> Answer:
-        return dict(more, ok=ok, outcome=outcome, code=code, timings=self.timings, warnings=self.warnings, id=self.request["id"])
+        return dict(
+            more, ok=ok, outcome=outcome, code=code, timings=self.timings, warnings=self.warnings, id=self.request["id"]
+        )
 
     def _which(self) -> Nginx:
         try:
             nginx = find_nginx(self.settings)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            raise Failure("which-nginx", "nginx cannot be run here: %s" % error, next="install nginx on this host, or set `binary`")
+            raise Failure(
+                "which-nginx",
+                "nginx cannot be run here: %s" % error,
+                next="install nginx on this host, or set `binary`",
+            )
         if nginx.problem:
             raise Failure("which-nginx", nginx.problem, next="end the other nginx or the upgrade, then sync again")
         return nginx
@@ -137,7 +146,9 @@ class Transaction:
         try:
             self.warnings += stage.prepare(exchange, self.request.get("stages", {}))
         except KeyError as error:
-            raise Failure("missing-user", "this host has no user or group %s" % error, next="create it here, or exclude the path")
+            raise Failure(
+                "missing-user", "this host has no user or group %s" % error, next="create it here, or exclude the path"
+            )
 
     @staticmethod
     def _live_entry(exchange: Exchange, item: journal.Item, known: Dict[str, Any]) -> Any:
@@ -162,7 +173,13 @@ class Transaction:
     def _commit(self, exchange: Exchange, nginx: Nginx, accepted: Accepted) -> Answer:
         exchange.sync_file_systems()
         old_logs = log_paths(nginx.conf, nginx)
-        header = {"run": exchange.run, "agent": self.agent, "nginx": self.settings, "projection": self.projection, "at": time.time()}
+        header = {
+            "run": exchange.run,
+            "agent": self.agent,
+            "nginx": self.settings,
+            "projection": self.projection,
+            "at": time.time(),
+        }
         journal.begin(self.store.journal, header, exchange.items)
         proof = None  # type: Optional[Proof]
         try:
@@ -191,7 +208,12 @@ class Transaction:
     def _test_live(self, nginx: Nginx) -> None:
         result = test_live(nginx, TIMEOUT_S)
         if not result["passed"]:
-            raise Failure("refused", "nginx refused the configuration after it was applied", problems=result["problems"], outcome="refused")
+            raise Failure(
+                "refused",
+                "nginx refused the configuration after it was applied",
+                problems=result["problems"],
+                outcome="refused",
+            )
 
     def _reload(self, nginx: Nginx, old_logs: Any) -> Optional[Proof]:
         """None where nothing is to be reloaded."""
@@ -201,7 +223,9 @@ class Transaction:
         marks = mark_logs(old_logs[0] + new_paths)  # type: List[LogMark]
         for value in sorted(set(old_logs[1] + new_unreadable)):
             self.warnings.append("error_log %s cannot be read back: the proof stands on the processes alone" % value)
-        reload = Reload(nginx.running, marks, self.settings["prove_timeout_s"], self.settings["reload"], self.settings["probe"])
+        reload = Reload(
+            nginx.running, marks, self.settings["prove_timeout_s"], self.settings["reload"], self.settings["probe"]
+        )
         return reload.run(lambda: journal.note_phase(self.store.journal, journal.SIGNALLED))
 
     def _accept(self, exchange: Exchange, nginx: Nginx, accepted: Accepted, proof: Optional[Proof]) -> Answer:
@@ -223,7 +247,14 @@ class Transaction:
         outcome = ("applied" if exchange.items else "in-sync") if proven else "not-proven"
         code = "" if proven else "nginx-down" if nginx.running is None else "not-proven"
         return self._answer(
-            True, outcome, code, generation=record["generation"], proven=proven, reloaded=proof is not None, problems=[], at=record["at"]
+            True,
+            outcome,
+            code,
+            generation=record["generation"],
+            proven=proven,
+            reloaded=proof is not None,
+            problems=[],
+            at=record["at"],
         )
 
     def _undo(self, exchange: Exchange, nginx: Nginx, proof: Optional[Proof]) -> Answer:
@@ -231,14 +262,19 @@ class Transaction:
         with self.store.lock("mixed", exchange.run, LOCK_WAIT_S):
             work = undo(self.store, exchange)
         reason = proof.reason if proof else ""
-        answer = self._answer(False, "undone", "undone", edited=work.edited, reason=reason, lines=proof.lines if proof else [])
+        answer = self._answer(
+            False, "undone", "undone", edited=work.edited, reason=reason, lines=proof.lines if proof else []
+        )
         answer["message"] = {"what": reason, "where": "", "state": "its old files are back", "next": ""}
         if work.failed:
             return broken(answer, "could not put back: %s" % "; ".join(work.failed))
         if self._signalled(proof):
             again = self._timed("undo", lambda: reload_old(nginx, self.settings))
             if again.outcome != "proven":
-                return broken(answer, "%s; the old files are back, but nginx did not prove to run them: %s" % (reason, again.reason))
+                return broken(
+                    answer,
+                    "%s; the old files are back, but nginx did not prove to run them: %s" % (reason, again.reason),
+                )
         journal.end(self.store.journal)
         return answer
 
@@ -248,5 +284,3 @@ class Transaction:
             return proof.outcome != "refused" or proof.bore_worker
         opened = journal.read(self.store.journal)
         return opened is not None and opened.phase == journal.SIGNALLED
-
-

@@ -6,9 +6,8 @@ reported, and the old content put back. What decides is whether the prepared ent
 
 import errno
 import os
-from typing import Callable, List, Optional
+from typing import Callable, Optional
 
-from . import kernel
 from .exchange import Exchange, entry_of
 from .journal import Item
 from .manifest import DIR, Entry, is_same

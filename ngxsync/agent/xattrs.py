@@ -9,7 +9,7 @@ LABEL = "security.selinux"
 
 def read_xattrs(name: str, folder: int) -> Dict[str, str]:
     """Extended attributes (ACL, label, capabilities) of an entry, values in hex; those that cannot be read are left out."""
-    found = {}
+    found = {}  # type: Dict[str, str]
     path = "/proc/self/fd/%d/%s" % (folder, name)
     try:
         keys = os.listxattr(path, follow_symlinks=False)
@@ -40,7 +40,9 @@ def label_for(path: str, parent: int) -> Dict[str, str]:
     if not own:
         return {}
     try:
-        done = subprocess.run(["matchpathcon", "-n", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5)
+        done = subprocess.run(
+            ["matchpathcon", "-n", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5
+        )
     except (OSError, subprocess.SubprocessError):
         return own
     label = done.stdout.strip()

@@ -1,0 +1,60 @@
+"""ngxsync-recover.service on the peer: without it P1 does not cover power loss (TRANSACTION, recovery).
+
+Put there at the first sync as root, and only for the standard state directory: a trial or a demo changes nothing of the host.
+"""
+
+import os
+import subprocess
+
+STANDARD_STATE = "/var/lib/ngxsync"
+NAME = "ngxsync-recover.service"
+FOLDER = "/etc/systemd/system"
+
+TEXT = """\
+[Unit]
+Description=Finish or undo what a crash left open in nginx's configuration (ngxsync)
+RequiresMountsFor=/var/lib/ngxsync
+After=local-fs.target
+Before=nginx.service keepalived.service
+
+[Service]
+Type=oneshot
+ExecStart=/usr/local/sbin/ngxsync-agent recover
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def state(state_dir: str) -> str:
+    """For people: installed, or why not."""
+    if os.path.islink(os.path.join(FOLDER, "multi-user.target.wants", NAME)):
+        return "installed"
+    if not os.path.isdir(FOLDER):
+        return "not installed: this host has no systemd"
+    if state_dir != STANDARD_STATE:
+        return "not installed: the state directory is %s, not %s" % (state_dir, STANDARD_STATE)
+    return "not installed: it is put there at the first sync as root"
+
+
+def install(state_dir: str) -> bool:
+    """True where it is there afterwards. Raises OSError."""
+    if os.geteuid() != 0 or state_dir != STANDARD_STATE or not os.path.isdir(FOLDER):
+        return False
+    path, link = os.path.join(FOLDER, NAME), os.path.join(FOLDER, "multi-user.target.wants", NAME)
+    try:
+        with open(path) as stream:
+            known = stream.read()
+    except FileNotFoundError:
+        known = ""
+    if known == TEXT and os.path.islink(link):
+        return True
+    with open(path, "w") as stream:
+        stream.write(TEXT)
+    os.chmod(path, 0o644)
+    os.makedirs(os.path.dirname(link), mode=0o755, exist_ok=True)
+    if not os.path.islink(link):
+        os.symlink(path, link)
+    if os.path.isdir("/run/systemd/system"):
+        subprocess.run(["systemctl", "daemon-reload"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
+    return True
