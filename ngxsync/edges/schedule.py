@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 
-from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.executors.debug import DebugExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 from cronsim import CronSim, CronSimError
@@ -120,19 +120,19 @@ class Schedule:
     def start(self) -> None:
         scheduler = BackgroundScheduler(
             timezone=UTC,
-            executors={"default": ThreadPoolExecutor(1)},
+            executors={"default": DebugExecutor()},  # in the scheduler's own thread: a job only queues something
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
         for name, trigger in self._triggers.items():
             scheduler.add_job(self._fire, trigger, args=[name], name=name)
-        # it proves scheduler and executor alive, and wakes the scheduler from a sleep that a suspend has made too long
+        # it proves the thread alive, and wakes it from a sleep that a suspend of the host has made too long
         scheduler.add_job(self._beat, _every(HEARTBEAT_S), name="heartbeat")
         self._beat()
         self._scheduler = scheduler
         scheduler.start()
 
     def stop(self) -> None:
-        """Ends the thread without waiting for a `fire` that is under way. A schedule can be started again."""
+        """Ends the thread, after the `fire` that is under way. A schedule can be started again."""
         scheduler, self._scheduler = self._scheduler, None
         if scheduler is not None:
             scheduler.shutdown(wait=False)
