@@ -32,9 +32,9 @@ packages-demo packages-test: packages-%:
 	done; echo "ngxsync needs Python 3.11 or newer, and neither python3.11 nor python3 is one" >&2; exit 1
 
 .venv/ready-to-run: pyproject.toml | .venv/bin/python
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	@.venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --editable .
 	@touch $@
 
 .venv/ready-to-develop: pyproject.toml | .venv/bin/python
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@.venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ .venv/ready-to-run

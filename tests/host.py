@@ -307,9 +307,13 @@ class Host:
         for number, point in reversed(self._mounts().items()):
             if number not in self.mounts:
                 self.run(["umount", "-l", point])
+        keep = {"/run/sshd", "/run/sshd.pid", "/run/lock"}
+        for point in self._mounts().values():
+            keep |= {point, *map(str, Path(point).parents)}
         for folder in (*ON_DISK, *EMPTIED, *PRIVATE, "/etc/systemd/system"):
-            keep = {"sshd", "sshd.pid", "lock"} if folder == "/run" else set()
-            _empty(self.path(folder), keep=keep)
+            for name in os.listdir(self.path(folder)):
+                if f"{folder}/{name}" not in keep:
+                    _remove(self.path(f"{folder}/{name}"))
         for folder in ON_DISK:
             os.chown(self.path(folder), 0, 0)
             self.path(folder).chmod(0o700 if folder == "/var/lib/ngxsync" else 0o755)
@@ -347,11 +351,8 @@ def _in_network_of(pid: int, make: Callable[[], Value]) -> Value:
     return made[0]
 
 
-def _empty(folder: Path, *, keep: set[str]) -> None:
-    for entry in os.scandir(folder):
-        if entry.name in keep:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
