@@ -39,7 +39,7 @@ MainDirective = Tuple[str, Tuple[str, ...], str, int]
 Rule = NamedTuple("Rule", [("base", str), ("role", str), ("is_loaded", bool), ("shape", str)])
 
 # name -> rule; shape: which argument (first, second, last), folder (the first, a directory), listen, templates, state
-RULES = {}  # type: Dict[str, Rule]
+RULES: Dict[str, Rule] = {}
 
 
 def _rules(base: str, role: str, is_loaded: bool, names: str, shape: str = "first") -> None:
@@ -111,9 +111,9 @@ def parse(text: bytes, file: str, context: str = "") -> List[Directive]:
 
     `context` is the block from which the file is included. Bytes that are not UTF-8 survive as surrogates.
     """
-    directives = []  # type: List[Directive]
+    directives: List[Directive] = []
     around = [context]
-    words = []  # type: List[str]
+    words: List[str] = []
     start = 0
     for kind, value, line in _tokens(text.decode("utf-8", "surrogateescape")):
         if kind == "word":
@@ -246,7 +246,7 @@ def rule_of(name: str) -> Optional[Rule]:
 
 def named_files(directives: Iterable[Directive], conf_dir: str, prefix: str) -> List[NamedFile]:
     """Every file that these directives name; a name with a variable in it is unknown until a request, and left out."""
-    result = []  # type: List[NamedFile]
+    result: List[NamedFile] = []
     for directive in directives:
         rule = rule_of(directive.name)
         if rule is None or not directive.args:
@@ -313,7 +313,7 @@ def self_excludes(named: Iterable[NamedFile], trees: Iterable[str]) -> Dict[str,
     own = {item.path for item in named if item.role in _OWN_ROLES}
     loaded = [item.path for item in named if item.is_loaded]
     own = {path for path in own if not path.endswith("/") or not any(other.startswith(path) for other in loaded)}
-    result = {}  # type: Dict[str, List[str]]
+    result: Dict[str, List[str]] = {}
     for tree in trees:
         root = tree.rstrip("/") + "/"
         result[tree] = sorted(path[len(root) :] for path in own if path.startswith(root) and path != root)

@@ -8,7 +8,7 @@ import contextlib
 import errno
 import os
 import stat
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from . import kernel
 from .journal import Item
@@ -52,10 +52,10 @@ class Exchange:
     def __init__(self, run: str, items: List[Item], names: Names, ids: "Ids") -> None:
         self.run, self.items, self.names, self.ids = run, items, names, ids
         self.linked = False  # True where renameat2 is missing: the record says so
-        self.kept = []  # type: List[str]  # directories that stayed since they hold excluded entries
+        self.kept: List[str] = []  # directories that stayed since they hold excluded entries
         self._stack = contextlib.ExitStack()
-        self._anchors = {}  # type: Dict[str, Anchor]
-        self._preps = {}  # type: Dict[str, int]
+        self._anchors: Dict[str, Anchor] = {}
+        self._preps: Dict[str, int] = {}
 
     def __enter__(self) -> "Exchange":
         return self

@@ -93,7 +93,7 @@ def verb_validate(request: Answer) -> Answer:
     )
 
 
-VERBS = {
+VERBS: Dict[str, Callable[[Answer], Answer]] = {
     "hello": inspection.hello,
     "scan": inspection.scan_trees,
     "stage": verb_stage,
@@ -104,7 +104,7 @@ VERBS = {
     "recover": verb_recover,
     "undo": verb_recover,
     "status": inspection.status,
-}  # type: Dict[str, Callable[[Answer], Answer]]
+}
 
 
 def detached(work: Callable[[], Answer]) -> Answer:

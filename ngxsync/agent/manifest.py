@@ -66,7 +66,7 @@ def entry_from_json(fields: List[Any]) -> Entry:
 
 def delta(old: Manifest, new: Manifest) -> Dict[str, Optional[Entry]]:
     """What to write over old to get new, mtimes included; None deletes. `patched(old, delta(old, new)) == new`."""
-    changed = {path: entry for path, entry in new.items() if old.get(path) != entry}  # type: Dict[str, Optional[Entry]]
+    changed: Dict[str, Optional[Entry]] = {path: entry for path, entry in new.items() if old.get(path) != entry}
     changed.update({path: None for path in old if path not in new})
     return changed
 

@@ -56,7 +56,7 @@ def parse_title(title: bytes) -> Tuple[str, List[str]]:
     """
     words = os.fsdecode(title[len(MASTER_TITLE) :])
     program, _, rest = words.partition(" -")
-    args = []  # type: List[str]
+    args: List[str] = []
     for option, value in re.findall(r"-([a-zA-Z])\s*(.*?)(?=\s+-[a-zA-Z](?:\s|$)|$)", "-" + rest if rest else ""):
         if option in "pcg" and value:
             args += ["-" + option, value]

@@ -91,7 +91,7 @@ def mark_logs(paths: List[str]) -> List[LogMark]:
 
 def read_since(marks: List[LogMark]) -> List[str]:
     """Lines written since the marks; a rotated or recreated log is read from its start."""
-    lines = []  # type: List[str]
+    lines: List[str] = []
     for mark in marks:
         try:
             with open(mark.path, "rb") as stream:
@@ -132,8 +132,8 @@ class Reload:
 
     def __init__(self, running: Running, marks: List[LogMark], timeout_s: float, command: str, probe: str) -> None:
         self.running, self.marks, self.timeout_s, self.command, self.probe = running, marks, timeout_s, command, probe
-        self.base = set()  # type: Set[Worker]
-        self.born = {}  # type: Dict[Worker, float]
+        self.base: Set[Worker] = set()
+        self.born: Dict[Worker, float] = {}
         self.started = time.monotonic()
         self.end = self.started + timeout_s
 

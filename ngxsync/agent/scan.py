@@ -48,8 +48,8 @@ class Names:
 
     def __init__(self, count: bool) -> None:
         self._count = count
-        self._users = {}  # type: Dict[int, str]
-        self._groups = {}  # type: Dict[int, str]
+        self._users: Dict[int, str] = {}
+        self._groups: Dict[int, str] = {}
 
     def of(self, info: os.stat_result) -> Tuple[str, str]:
         if not self._count:

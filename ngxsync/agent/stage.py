@@ -78,7 +78,7 @@ def remove_run_folder(tree: str, run: Optional[str], part: Optional[str] = None)
 
 def prepare(exchange: Exchange, stages: Dict[str, str]) -> List[str]:
     """Fill the prep folders for all items that put something in place. Returns warnings. Raises StageDiffers, OSError, KeyError."""
-    warnings = []  # type: List[str]
+    warnings: List[str] = []
     for item in exchange.items:
         if item.action in ("exchange", "create", "mkdir"):
             after = exchange.entry(item.after)
@@ -194,7 +194,7 @@ def _make_parents(anchor: Anchor, home: str, layer: str, relative: str) -> None:
 
 def view_actions(exchange: Exchange) -> List[List[Any]]:
     """What the rehearsal does inside its view: planned deletions and changes of attributes, by real path."""
-    actions = []  # type: List[List[Any]]
+    actions: List[List[Any]] = []
     for item in exchange.items:
         path = (os.path.realpath(item.tree) + item.path[len(item.tree) :]).rstrip("/")
         if item.action in ("delete", "rmdir"):

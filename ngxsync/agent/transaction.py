@@ -6,14 +6,14 @@ Order on disk: prepared files and syncfs; journal; exchanges; syncfs and *applie
 import os
 import subprocess
 import time
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from . import journal, stage
 from .answers import Failure
 from .exchange import Exchange, Ids, NotEmpty, PeerChanged
-from .manifest import is_same
+from .manifest import Manifest, is_same
 from .nginx import Nginx, find_nginx
-from .proof import Proof, Reload, log_paths, mark_logs
+from .proof import LogMark, Proof, Reload, log_paths, mark_logs
 from .recovery import broken, finish, recover, reload_old, undo
 from .rehearsal import TIMEOUT_S, rehearse, test_live
 from .request import Accepted, make_items, planned_manifest, raise_if_not_equal, raise_if_not_yours
@@ -80,10 +80,10 @@ class Transaction:
         self.request, self.store, self.agent = request, store, agent
         self.settings = request["nginx"]
         self.projection = request["projection"]
-        self.trees = [tree["path"] for tree in self.projection["trees"]]  # type: List[str]
-        self.warnings = []  # type: List[str]
-        self.timings = {}  # type: Dict[str, float]
-        self.planned = {}  # type: Manifest
+        self.trees: List[str] = [tree["path"] for tree in self.projection["trees"]]
+        self.warnings: List[str] = []
+        self.timings: Dict[str, float] = {}
+        self.planned: Manifest = {}
 
     def run(self) -> Answer:
         accepted = self.store.accepted()
@@ -181,7 +181,7 @@ class Transaction:
             "at": time.time(),
         }
         journal.begin(self.store.journal, header, exchange.items)
-        proof = None  # type: Optional[Proof]
+        proof: Optional[Proof] = None
         try:
             self._timed("apply", lambda: self._apply(exchange))
             if self.settings["rehearse"] == "live":
@@ -220,7 +220,7 @@ class Transaction:
         if nginx.running is None or not self.request["reload"]:
             return None
         new_paths, new_unreadable = log_paths(nginx.conf, nginx)
-        marks = mark_logs(old_logs[0] + new_paths)  # type: List[LogMark]
+        marks: List[LogMark] = mark_logs(old_logs[0] + new_paths)
         for value in sorted(set(old_logs[1] + new_unreadable)):
             self.warnings.append("error_log %s cannot be read back: the proof stands on the processes alone" % value)
         reload = Reload(

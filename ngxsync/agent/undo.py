@@ -6,7 +6,7 @@ reported, and the old content put back. What decides is whether the prepared ent
 
 import errno
 import os
-from typing import Callable, Optional
+from typing import Callable, List, Optional
 
 from .exchange import Exchange, entry_of
 from .journal import Item
@@ -23,8 +23,8 @@ class Undo:
 
     def __init__(self, exchange: Exchange, keep: Keep) -> None:
         self.exchange, self.keep = exchange, keep
-        self.edited = []  # type: List[str]
-        self.failed = []  # type: List[str]
+        self.edited: List[str] = []
+        self.failed: List[str] = []
 
     def run(self) -> None:
         """All items in reverse order. A path that cannot be put back is told in `failed`; the others still are."""

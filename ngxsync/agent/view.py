@@ -180,7 +180,8 @@ def _places(test: Test) -> Tuple[Dict[str, int], Dict[str, Mount]]:
     """Open file descriptors of all that the view is made of, before anything is covered: path -> fd, path -> mount."""
     with open("/proc/self/mountinfo", "rb") as table:
         mounts = parse_mounts(table.read())
-    fds, visible = {}, {}  # type: Dict[str, int], Dict[str, Mount]
+    fds: Dict[str, int] = {}
+    visible: Dict[str, Mount] = {}
     for item in mounts:
         try:
             fd = os.open(item.path, os.O_PATH | os.O_CLOEXEC)

@@ -9,7 +9,7 @@ LABEL = "security.selinux"
 
 def read_xattrs(name: str, folder: int) -> Dict[str, str]:
     """Extended attributes (ACL, label, capabilities) of an entry, values in hex; those that cannot be read are left out."""
-    found = {}  # type: Dict[str, str]
+    found: Dict[str, str] = {}
     path = "/proc/self/fd/%d/%s" % (folder, name)
     try:
         keys = os.listxattr(path, follow_symlinks=False)

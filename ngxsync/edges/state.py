@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,6 @@ class MasterState:
     def __init__(self, root: Path, now: Callable[[], float]) -> None:
         self.root = root
         self.now = now
-
-    # peers
 
     def load_peer(self, name: str) -> PeerRecord:
         """The record, an empty one where there is none. A damaged one is no memory either, and its message says so."""
@@ -71,8 +69,6 @@ class MasterState:
     def save_accepted(self, name: str, generation: str, manifest: Manifest) -> None:
         """Save this before the record with the same generation: a copy that no record names is merely not used."""
         self._write(self._peer_file(name, "manifest.json"), {"generation": generation, "manifest": to_json(manifest)})
-
-    # runs
 
     def new_run_id(self, random_hex: str) -> str:
         """The next sequence number (8 digits) and the given random hex: names sort in the order of their making."""
@@ -109,8 +105,6 @@ class MasterState:
             with _told(path, "remove"):
                 path.unlink(missing_ok=True)
 
-    # pauses
-
     def pause(self, peer: str, who: str, reason: str, for_s: float | None = None) -> Pause:
         """No automatic run for this peer (ALL: for any) until `for_s` seconds from now, or until resume."""
         since = self.now()
@@ -146,8 +140,6 @@ class MasterState:
     def _write_pauses(self, pauses: Mapping[str, Pause]) -> None:
         self._write(self.root / "pauses.json", {name: vars(pause) for name, pause in pauses.items()})
 
-    # locks
-
     @contextmanager
     def lock(self, peer: str, wait_s: float, *, run: str = "") -> Iterator[None]:
         """One run at a time for a peer; ALL excludes every peer. Raises Locked, naming the holder, after `wait_s`.
@@ -169,18 +161,13 @@ class MasterState:
         with _told(path, "lock"):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            if not _acquired(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait_s):
+            with _told(path, "lock"):
+                won = _acquired(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait_s)
+            if not won:
                 raise Locked(self._locked_message(path))
-            if shared:
+            signature = {"pid": os.getpid(), "run": run, "since": self.now()}
+            with nullcontext() if shared else _signed(descriptor, json.dumps(signature)):
                 yield
-                return
-            signature = json.dumps({"pid": os.getpid(), "run": run, "since": self.now()})
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, signature.encode("ascii"), 0)
-            try:
-                yield
-            finally:
-                os.ftruncate(descriptor, 0)  # while it is still ours: an empty lock names nobody
         finally:
             os.close(descriptor)
 
@@ -192,8 +179,6 @@ class MasterState:
         who = holders[0] if holders else "lock of an unknown process"
         advice = "wait for it, see it with ngxsync status, or wait longer with --wait"
         return Message(f"another run is at work: {who}", str(path), "nothing changed", advice)
-
-    # files
 
     def _peer_file(self, name: str, kind: str = "json") -> Path:
         return self.root / "peers" / f"{memory.file_name(name)}.{kind}"
@@ -291,6 +276,19 @@ def _acquired(descriptor: int, kind: int, wait_s: float) -> bool:
         if left <= 0:
             return False
         time.sleep(min(POLL_S, left))
+
+
+@contextmanager
+def _signed(descriptor: int, text: str) -> Iterator[None]:
+    """Names the holder for the time that it holds. A full disk takes the name away, never the lock."""
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode("ascii"), 0)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
 
 
 def _holder(path: Path) -> str:
