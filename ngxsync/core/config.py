@@ -175,23 +175,18 @@ def _contradictions(
         option = "settle" if _line(ini, "sync", "settle") else "max_wait"
         yield _line(ini, "sync", option), f"[sync] {option}: settle is longer than max_wait, allowed is at most that"
     trees = _trees(nginx, sync)
-    if nginx["root"] == "/":
-        yield _line(ini, "nginx", "root"), "[nginx] root: / is a whole machine, allowed is a directory in it"
-    elif nginx["root"] and _line(ini, "nginx", "content"):
+    if trees and _line(ini, "nginx", "content"):
         for path in _below_root(nginx, nginx["content"] or ()):
-            if trees and not any(is_below(path, tree) for tree in trees):
+            if not any(is_below(path, tree) for tree in trees):
                 said = f"[nginx] content: {path} lies in no tree, allowed are paths in {' or '.join(trees)}"
                 yield _line(ini, "nginx", "content"), said
     private = [("ngxsync", "state_dir", own["state_dir"])]
-    private += [(name, "identity", peer["identity"]) for name, peer in peers.items()]
-    private += [(name, "state_dir", peer["state_dir"]) for name, peer in peers.items()]
+    private += [(name, option, peer[option]) for name, peer in peers.items() for option in ("identity", "state_dir")]
     for section, option, path in private:
-        for tree in trees:
-            if path and is_below(path, tree):
-                said = (
-                    f"[{section}] {option}: {path} lies in the tree {tree} and would be sent, allowed is a path outside"
-                )
-                yield _line(ini, section, option) or ini.sections[section].line, said
+        tree = next((tree for tree in trees if path and is_below(path, tree)), None)
+        if tree:
+            line = _line(ini, section, option) or _line(ini, "sync", "trees") or _line(ini, "nginx", "root")
+            yield line, f"[{section}] {option}: {path} lies in the tree {tree}, allowed is a path that is not sent"
     yield from _duplicate_hosts(ini, peers)
 
 

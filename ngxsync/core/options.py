@@ -36,6 +36,12 @@ def read_path(text: str) -> str:
     return text
 
 
+def read_tree(text: str) -> str:
+    if read_path(text) == "/":
+        raise ValueError("/ is a whole machine, allowed is a directory in it")
+    return text
+
+
 def read_conf(text: str) -> str:
     return text if text.startswith("/") and read_path(text) else _read_relative(text)
 
@@ -47,10 +53,8 @@ def _read_relative(text: str) -> str:
 
 
 def read_trees(text: str) -> tuple[str, ...]:
-    trees = tuple(read_path(line) for line in read_list(text))
+    trees = tuple(read_tree(line) for line in read_list(text))
     for tree in trees:
-        if tree == "/":
-            raise ValueError("/ is a whole machine, allowed are directories in it")
         outer = next((other for other in trees if other != tree and tree.startswith(other + "/")), None)
         if outer:
             raise ValueError(f"{tree} lies in {outer}, allowed are trees that are apart: {outer} carries it already")
@@ -202,7 +206,7 @@ def _or_no(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 NGINX = {
-    "root": Option(read_path, "/usr/local/nginx"),
+    "root": Option(read_tree, "/usr/local/nginx"),
     "binary": Option(read_binary, "auto"),
     "conf": Option(read_conf, "conf/nginx.conf"),
     "reload": Option(read_command, "SIGHUP"),
