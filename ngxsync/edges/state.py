@@ -96,8 +96,7 @@ class MasterState:
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
         """The recorded runs, newest first; a damaged one is {"run": ..., "outcome": "unknown", "damaged": True}."""
-        found = (_read_run(path) for path in self._run_files()[:limit])
-        return [run for run in found if run is not None]
+        return [run for run in map(_read_run, self._run_files()[:limit]) if run is not None]
 
     def forget_runs(self, keep: int) -> None:
         """Removes all recorded runs but the newest `keep`, so that years of checks do not fill the disk."""
@@ -175,8 +174,7 @@ class MasterState:
         """Names the holder; where peers' locks keep out the one for all, the first of them that is held."""
         peers = [other for other in _listing(path.parent) if other.name.startswith("peer-")]
         candidates = [path, *peers] if path.name == "all.lock" else [path]
-        holders = [holder for holder in map(_holder, candidates) if holder]
-        who = holders[0] if holders else "lock of an unknown process"
+        who = next(filter(None, map(_holder, candidates)), "lock of an unknown process")
         advice = "wait for it, see it with ngxsync status, or wait longer with --wait"
         return Message(f"another run is at work: {who}", str(path), "nothing changed", advice)
 
@@ -296,9 +294,8 @@ def _holder(path: Path) -> str:
     try:
         signed = _read_json(path)
         text = memory.holder_text(signed)
-        os.kill(signed["pid"], 0)
-    except PermissionError:
-        return text  # it lives, as another user
+        with suppress(PermissionError):  # it lives, as another user
+            os.kill(signed["pid"], 0)
     except (*BROKEN_JSON, ProcessLookupError):
         return ""
     return text
