@@ -23,11 +23,12 @@ def unified(
     """What turns `before` into `after` (None is absence) as unified text, "" where they are equal.
 
     Bytes that are not UTF-8 come as surrogates: write the text with errors="surrogateescape". On a terminal pass
-    each line through wording.safe_text, since a file's content may hold escapes. Secrets, binary and very large
-    files are shown by size and hash alone.
+    each line through wording.safe_text, since a file's content may hold escapes. Secrets (what holds
+    a private key always is one), binary and very large files are shown by size and hash alone.
     """
     if before == after:
         return ""
+    secret = secret or is_secret(path, before, ()) or is_secret(path, after, ())
     if secret or not (_is_text(before) and _is_text(after)):
         return (
             f"{'Secret' if secret else 'Binary'} files differ: {safe_name(path)} {_facts(before)} -> {_facts(after)}\n"

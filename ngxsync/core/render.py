@@ -98,8 +98,9 @@ def render_plan(plan: Plan, peer: str, limit: int = 20) -> str:
 
 def render_run(result: RunResult) -> str:
     """A run for a person: a line for each peer, below it what there is to say about it."""
+    name = f"run {result.run} " if result.run else ""
     what = f"{one_line(result.trigger)}: {result.outcome}{_code_note(result.outcome, result.code)}"
-    lines = [f"run {result.run} {what}, {human_duration(result.duration_s)}"]
+    lines = [f"{name}{what}, {human_duration(result.duration_s)}"]
     lines += [f"  {line}" for line in render_problems(result.problems)]
     lines += _indented(result.message, "  ")
     for peer in result.peers:

@@ -30,7 +30,6 @@ from ngxsync.core.model import Pause
 from ngxsync.core.wording import disk_message
 
 ALL = ""  # stands for all peers in pauses and locks
-POLL_S = 0.05
 BROKEN_JSON = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
@@ -273,7 +272,7 @@ def _acquired(descriptor: int, kind: int, wait_s: float) -> bool:
         left = deadline - time.monotonic()
         if left <= 0:
             return False
-        time.sleep(min(POLL_S, left))
+        time.sleep(min(0.05, left))
 
 
 @contextmanager
