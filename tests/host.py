@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 ON_DISK = ("/usr/local/nginx", "/var/lib/ngxsync", "/srv")
 PRIVATE = ("/run", "/tmp")
 EMPTIED = ("/etc/ngxsync", "/root/.ssh", "/var/log/nginx")
+FOLDERS = {"ON_DISK": ON_DISK, "PRIVATE": PRIVATE, "EMPTIED": EMPTIED}
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -32,58 +33,7 @@ ENVIRONMENT = {
     "TERM": "dumb",
 }
 
-# Arguments: the name, the folder on disk, the init program, folders to show read-only. The first line on standard
-# output is the process number as the tests see it: /proc is still theirs here.
-SETUP = f"""
-set -eu; umask 022
-name=$1 folder=$2 init=$3; shift 3
-read -r pid rest </proc/self/stat
-hostname "$name"
-mount -t tmpfs -o mode=0755 scratch "$folder/scratch"
-cd "$folder/scratch"
-mkdir upper work root
-mount -t overlay -o lowerdir=/,upperdir=upper,workdir=work overlay root
-mount -t proc proc root/proc
-mount -t sysfs sysfs root/sys
-mount --rbind /dev root/dev
-for path in {" ".join(PRIVATE)}; do mount -t tmpfs -o mode=1777 tmpfs "root$path"; done
-for path in {" ".join(ON_DISK)}; do
-    mkdir -p "root$path" "$folder/disk$path"
-    mount --bind "$folder/disk$path" "root$path"
-done
-for path in "$@"; do
-    mkdir -p "root$path"
-    mount --bind "$path" "root$path"
-    mount -o remount,bind,ro "root$path"
-done
-for path in {" ".join(EMPTIED)}; do rm -rf "root$path"; mkdir -p "root$path"; done
-chmod 0700 root/root root/root/.ssh
-chmod 0755 root/run
-mkdir -p root/run/sshd root/run/lock
-rm -f root/root/.bashrc root/etc/ssh/ssh_known_hosts
-: >root/root/.bashrc
-# without PAM, sshd lets nobody in whose password begins with !
-sed -i 's/^root:[^:]*:/root:*:/' root/etc/shadow
-cd root
-pivot_root . .
-umount -l .
-ip link set lo up
-echo "$pid"
-exec /usr/bin/python3 -I -S -c "$init"
-"""
-
-INIT = """
-import os, signal, sys
-def reap(*_):
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
-signal.signal(signal.SIGCHLD, reap)
-print("up", flush=True)
-sys.stdin.read()
-"""
+SETUP = Path(__file__).with_name("host.sh")
 
 NGINX = ("/usr/sbin/nginx", "-p", "/usr/local/nginx", "-c", "conf/nginx.conf")
 
@@ -135,7 +85,8 @@ class Host:
             "private",
         )
         self.process = subprocess.Popen(
-            [*unshare, "sh", "-c", SETUP, "sh", name, str(folder), INIT, *shown],
+            [*unshare, "sh", str(SETUP), name, str(folder), *shown],
+            env={**ENVIRONMENT, **{name: " ".join(paths) for name, paths in FOLDERS.items()}},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

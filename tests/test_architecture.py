@@ -46,7 +46,7 @@ def module_name(file: Path) -> str:
 
 
 FILES = {module_name(file): file for file in sorted(PACKAGE.rglob("*.py"))}
-TREES = {name: ast.parse(file.read_bytes()) for name, file in FILES.items()}
+TREES = {name: ast.parse(file.read_bytes(), str(file)) for name, file in FILES.items()}
 
 
 def layer_of(module: str) -> str:
