@@ -223,4 +223,14 @@ PEER_ONLY = (
     ),
 )
 
+# Of this one nginx dies (signal 11) without a word, so what the user reads is our own explanation.
+INCLUDE_CYCLE = BrokenCase(
+    "include-cycle",
+    {VHOST: "# round and round\ninclude parts/a.conf;\n", "conf/parts/a.conf": "include vhosts/broken.conf;\n"},
+    "master",
+    "includes itself without end",
+    VHOST,
+    2,
+)
+
 CASES = (*SYNTAX, *INCLUDES, *MEANING, *TLS, *MAIN_FILE, *PEER_ONLY)

@@ -14,7 +14,7 @@ from ngxsync.agent.directives import named_files, parse
 from ngxsync.core.model import Problem
 from ngxsync.core.nginxtest import parse_nginx_t
 from ngxsync.edges.nginxconf import ConfReader, explain, with_hints
-from tests.broken_cases import BASE, CASES, MAIN, MASTER_ADDRESS, OUTSIDE, PEER_ONLY, VHOST, BrokenCase
+from tests.broken_cases import BASE, CASES, INCLUDE_CYCLE, MAIN, MASTER_ADDRESS, OUTSIDE, PEER_ONLY, VHOST, BrokenCase
 
 NGINX = "/usr/sbin/nginx"
 CONF = Path(MAIN)
@@ -54,18 +54,23 @@ def write(tree: Path, files: dict[str, str]) -> None:
         (tree / name).write_text(text)
 
 
-def check_by_nginx(tree: Path, *addresses: str) -> tuple[bool, tuple[Problem, ...]]:
-    """nginx's own verdict, as root of a network of its own, where all ports are free and no name is resolved."""
-    own = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "--map-root-user"]
+def check_by_nginx(tree: Path, *addresses: str, as_root: bool = False) -> tuple[bool, tuple[Problem, ...]]:
+    """nginx's own verdict, in a network of its own, where all ports are free and no name is resolved.
+
+    Who is not root is root of a user namespace for making the network; `as_root`: for nginx too.
+    """
+    user, group = os.geteuid(), os.getegid()
+    own = ["unshare", "--net", *(["--map-root-user"] if user else [])]
+    back = f"unshare --user --map-user={user} --map-group={group}" if user and not as_root else ""
     network = "ip link set lo up" + "".join(f" && ip address add {address}/32 dev lo" for address in addresses)
-    script = f'{network} && exec "$0" -t -p "$1" -c "$2"'
+    script = f'{network} && exec {back} "$0" -t -p "$1" -c "$2"'
     argv = [*own, "sh", "-c", script, NGINX, str(tree), str(tree / MAIN)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env={**os.environ, "LC_ALL": "C"})
     return done.returncode == 0, parse_nginx_t(done.stderr)
 
 
 def assert_refused(case: BrokenCase, tree: Path) -> None:
-    is_good, problems = check_by_nginx(tree)
+    is_good, problems = check_by_nginx(tree, as_root=case.name == "user-missing")
     first = next(problem for problem in problems if problem.level == "error")
     assert not is_good
     assert case.expect in first.text
@@ -118,6 +123,18 @@ def test_the_place_of_a_problem_after_an_include_is_its_own(tree: Path) -> None:
     assert [str(problem) for problem in explain(CONF, tree)] == [
         f'{tree}/{VHOST}:3: invalid value "maybe" in "gzip" directive, it must be "on" or "off"'
     ]
+
+
+def test_a_circle_of_includes_that_kills_nginx_is_explained(tree: Path) -> None:
+    write(tree, dict(INCLUDE_CYCLE.files))
+    is_good, problems = check_by_nginx(tree)
+    assert (is_good, problems) == (False, ())
+    (problem,) = explain(CONF, tree)
+    a, b = f"{tree}/{VHOST}", f"{tree}/conf/parts/a.conf"
+    assert str(problem) in (
+        f"{a}:2: includes itself without end: {a} includes {b} includes {a}",
+        f"{b}:1: includes itself without end: {b} includes {a} includes {b}",
+    )
 
 
 def test_several_problems_are_told_at_once(tree: Path) -> None:
@@ -244,14 +261,14 @@ def around(text: str, context: str) -> str:
     pair = f"ssl_certificate {_PEM}/one.crt; ssl_certificate_key {_PEM}/one.key; "
     text = text.replace("tls/one.crt", f"{_PEM}/one.crt")
     if context == "main":
-        return f"{text}\nevents {{ }}\n"
+        return f"{text}\nevents {{ }}\n" + ("" if text.startswith("pid") else "pid logs/pid;\n")
     servers = {
         "tls": f"listen 1 ssl; {pair}{text}",
         "http-tls": f"listen 1 ssl; {text}",
         "location": f"location / {{ {text} }}",
     }
     inner = f"server {{ {servers[context]} }}" if context in servers else text
-    return f"events {{ }}\nhttp {{ {inner} }}\n"
+    return f"events {{ }}\npid logs/pid;\nhttp {{ {inner} }}\n"
 
 
 @pytest.mark.parametrize("text", ASKED)

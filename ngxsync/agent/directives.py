@@ -36,6 +36,9 @@ NamedFile = NamedTuple(
     ],
 )
 MainDirective = Tuple[str, Tuple[str, ...], str, int]
+Load = Callable[[str, str], List[Directive]]
+Open = Callable[..., Any]
+Unread = Optional[List[str]]
 Rule = NamedTuple("Rule", [("base", str), ("role", str), ("is_loaded", bool), ("shape", str)])
 
 # name -> rule; shape: which argument (first, second, last), folder (the first, a directory), listen, templates, state
@@ -54,7 +57,7 @@ _rules("prefix", "pid", False, "pid lock_file")
 _rules("prefix", "root", False, "root alias")
 _rules("cwd", "root", False, "working_directory", "folder")
 _rules("cwd", "socket", False, "listen", "listen")
-for _side in ("", "proxy_", "grpc_", "uwsgi_", "zone_sync_"):
+for _side in ("", "proxy_", "grpc_", "uwsgi_", "zone_sync_", "lua_"):
     _rules("conf", "certificate", True, _side + "ssl_certificate")
     _rules("conf", "key", True, "%sssl_certificate_key %sssl_password_file" % (_side, _side))
     _rules("conf", "data", True, "%sssl_trusted_certificate %sssl_crl" % (_side, _side))
@@ -62,9 +65,6 @@ _rules("conf", "key", True, "ssl_session_ticket_key quic_host_key ssl_ech_file a
 _rules(
     "conf", "data", True, "ssl_client_certificate ssl_dhparam ssl_stapling_file js_include js_fetch_trusted_certificate"
 )
-_rules("conf", "data", True, "lua_ssl_trusted_certificate lua_ssl_crl js_fetch_crl")
-_rules("conf", "certificate", True, "lua_ssl_certificate")
-_rules("conf", "key", True, "lua_ssl_certificate_key")
 _rules("conf", "data", True, "js_import js_preload_object", "last")
 _rules("conf", "data", True, "js_path", "folder")
 _rules("prefix", "data", True, "xslt_stylesheet")
@@ -170,9 +170,6 @@ def _lua_end(source: str, position: int) -> int:
     return len(source)
 
 
-Load = Callable[[str, str], List[Directive]]
-
-
 def walk(conf_file: str, load: Load, main_only: bool = False) -> Iterator[List[Directive]]:
     """The directives of each file of a configuration, along `include`; each file once for each kind of block around it.
 
@@ -201,7 +198,7 @@ def included(directive: Directive, conf_dir: str) -> List[str]:
     return sorted(glob.glob(pattern))
 
 
-def _loader(open_file: Callable[..., Any], unread: Optional[List[str]]) -> Load:
+def _loader(open_file: Open, unread: Unread) -> Load:
     def load(file: str, context: str) -> List[Directive]:
         try:
             with open_file(file, "rb") as stream:
@@ -214,12 +211,7 @@ def _loader(open_file: Callable[..., Any], unread: Optional[List[str]]) -> Load:
     return load
 
 
-def read_main(
-    conf_file: str,
-    prefix: str,
-    open: Callable[..., Any] = open,
-    unread: Optional[List[str]] = None,
-) -> List[MainDirective]:
+def read_main(conf_file: str, prefix: str, open: Open = open, unread: Unread = None) -> List[MainDirective]:
     """(name, args, file, line) of each directive in the main context (pid, error_log, user, load_module, http, ...).
 
     `conf_file` may be relative to the prefix, as for nginx -c. Unreadable files are passed over and told in `unread`.
@@ -228,12 +220,7 @@ def read_main(
     return [(d.name, d.args, d.file, d.line) for directives in files for d in directives if d.depth == 0]
 
 
-def read_all(
-    conf_file: str,
-    prefix: str,
-    open: Callable[..., Any] = open,
-    unread: Optional[List[str]] = None,
-) -> List[Directive]:
+def read_all(conf_file: str, prefix: str, open: Open = open, unread: Unread = None) -> List[Directive]:
     """Every directive of the whole configuration, as `read_main` does it for the main context."""
     files = walk(posixpath.join(prefix, conf_file), _loader(open, unread))
     return [directive for directives in files for directive in directives]
@@ -246,15 +233,13 @@ def rule_of(name: str) -> Optional[Rule]:
 
 def named_files(directives: Iterable[Directive], conf_dir: str, prefix: str) -> List[NamedFile]:
     """Every file that these directives name; a name with a variable in it is unknown until a request, and left out."""
+    folders = {"conf": conf_dir, "prefix": prefix, "cwd": ""}
     result: List[NamedFile] = []
-    for directive in directives:
-        rule = rule_of(directive.name)
-        if rule is None or not directive.args:
-            continue
-        if directive.context in DATA_BLOCKS and directive.name != "include":
-            continue
-        for path in _paths(rule, directive.args, {"conf": conf_dir, "prefix": prefix, "cwd": ""}[rule.base], prefix):
-            result.append(NamedFile(path, rule.role, directive.name, directive.file, directive.line, rule.is_loaded))
+    for name, args, file, line, _, _, context in directives:
+        rule = rule_of(name)
+        if rule is not None and args and (context not in DATA_BLOCKS or name == "include"):
+            for path in _paths(rule, args, folders[rule.base], prefix):
+                result.append(NamedFile(path, rule.role, name, file, line, rule.is_loaded))
     return result
 
 
