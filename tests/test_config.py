@@ -6,13 +6,16 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from cronsim import CronSim, CronSimError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngxsync.core.config import Config, NginxConfig, PeerConfig, SyncConfig, load_config, render_config
+from ngxsync.core.cronfields import check_fields
 from ngxsync.core.errors import ConfigError
 from ngxsync.core.inifile import parse_ini
 from ngxsync.core.options import PEER, SECTIONS
@@ -191,9 +194,13 @@ WRONG_VALUES = [
     ("sync", "max_wait = 100ms", "longer than max_wait"),
     ("sync", "check_every = 10 m", "or no"),
     ("sync", "check_every = 999999d", "at most 365d"),
-    ("sync", "schedule = @daily", "five fields"),
-    ("sync", "schedule = 0 30 3 * * *", "five fields"),
-    ("sync", "schedule = * * 31 2 *", "day-of-month"),
+    ("sync", "schedule = @daily", "it has 1 fields, allowed are five: minute, hour,"),
+    ("sync", "schedule = 0 30 3 * * *", "it has 6 fields"),
+    ("sync", "schedule = 0 24 * * *", "hour has '24', allowed are *, 0-23"),
+    ("sync", "schedule = 5/15 * * * *", "minute has '5/15'"),
+    ("sync", "schedule = 0 0 L * *", "day of month has 'L'"),
+    ("sync", "schedule = 0 0 * * fri-mon", "day of week has 'fri-mon', allowed are *, 0-7 or sun-sat"),
+    ("sync", "schedule = * * 31 2,4 *", "31 never comes in month 2,4"),
     ("sync", "max_delete = 30", "0% to 100%, or no"),
     ("sync", "max_delete = 101%", "0% to 100%, or no"),
     ("sync", "on_drift = ignore", "allowed is heal or hold"),
@@ -333,6 +340,28 @@ def test_every_option_that_is_read_has_a_line_that_sets_it(lines: list[str]) -> 
         assert section.lines.keys() == section.values.keys()
         for option, number in section.lines.items():
             assert lines[number - 1].strip().startswith(option)
+
+
+def field(lowest: int, highest: int, *names: str) -> st.SearchStrategy[str]:
+    number = st.integers(lowest - 1, highest + 1).map(str) | st.sampled_from([str(lowest), *names])
+    reach = st.tuples(number, number).map("-".join) | st.just("*")
+    part = number | reach | st.tuples(reach, st.integers(0, 70).map(str)).map("/".join)
+    return st.just("*") | st.lists(part, min_size=1, max_size=2).map(",".join)
+
+
+@given(
+    st.tuples(field(0, 59), field(0, 23), field(1, 31), field(1, 12, "Feb", "dec"), field(0, 7, "sun", "FRI")).map(
+        " ".join
+    )
+)
+@settings(max_examples=400, deadline=None)
+def test_a_schedule_is_taken_exactly_where_the_scheduler_can_run_it(fields: str) -> None:
+    try:
+        CronSim(fields, datetime(2000, 1, 1))
+        can_run = True
+    except CronSimError:
+        can_run = False
+    assert (check_fields(fields) is None) == can_run
 
 
 def documented() -> tuple[dict[str, dict[str, str]], dict[str, set[str]]]:

@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ngxsync.core.cronfields import check_fields
 from ngxsync.core.errors import ConfigError, Message
-from ngxsync.core.options import read_schedule
 from ngxsync.core.rsyncline import RsyncLine, make_trees, parse_rsync
 from ngxsync.core.rsyncpatterns import make_patterns
 from ngxsync.core.shellcommand import Command, parse_command
@@ -116,15 +116,19 @@ def _split_schedule(line: str) -> tuple[str, str]:
     """(five fields, the rest)."""
     if not line or line.startswith("#"):
         raise ValueError("it is a comment")
-    word, _, rest = line.partition(" ")
+    word, *rest = line.split(None, 1)
     if word == "@reboot":
         raise ValueError("@reboot is no time; the daemon syncs when it starts, so give the line a schedule")
     if word in NAMED_SCHEDULES:
-        return NAMED_SCHEDULES[word], rest.strip()
+        return NAMED_SCHEDULES[word], "".join(rest)
     fields = line.split(None, 5)
     if len(fields) < 6:
         raise ValueError("it does not begin with five fields of a schedule")
-    return read_schedule(" ".join(fields[:5])), fields[5]
+    schedule = " ".join(fields[:5])
+    wrong = check_fields(schedule)
+    if wrong:
+        raise ValueError(f"its schedule {schedule}: {wrong}")
+    return schedule, fields[5]
 
 
 def _cron_text(text: str) -> str:

@@ -10,12 +10,12 @@ import posixpath
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
 from ngxsync.agent.manifest import is_clean
+from ngxsync.core.cronfields import check_fields
 
 UNITS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
 LONGEST_S = 365 * 86400
@@ -113,18 +113,11 @@ def read_share(text: str) -> float:
 
 
 def read_schedule(text: str) -> str:
-    """Five fields of a crontab, checked by what also runs them. (cronsim alone would take a sixth, for seconds.)"""
-    from cronsim import CronSim, CronSimError
-
-    allowed = "allowed are the five fields of a crontab line, e.g. 30 3 * * *, or no"
-    fields = " ".join(text.split())
-    if fields.count(" ") != 4:
-        raise ValueError(f"{text!r} is no schedule, {allowed}")
-    try:
-        next(CronSim(fields, datetime(2000, 1, 1)))
-    except (CronSimError, StopIteration) as error:
-        raise ValueError(f"{text!r} is no schedule ({str(error) or 'it never comes'}), {allowed}") from None
-    return fields
+    """Five fields of a crontab, one space between."""
+    wrong = check_fields(text)
+    if wrong:
+        raise ValueError(f"{text!r} is no schedule: {wrong}; e.g. 30 3 * * *, or no")
+    return " ".join(text.split())
 
 
 def read_yes_no(text: str) -> bool:
