@@ -29,15 +29,15 @@ def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> Path:
 class Sshd:
     """`with Sshd(folder) as sshd:` listens; sshd.settings(...) reaches it with the right keys."""
 
-    def __init__(self, folder: Path, *, extra: str = "") -> None:
-        """`extra` is added to sshd_config."""
+    def __init__(self, folder: Path, *, extra: str = "", environment: str = "") -> None:
+        """`extra` is added to sshd_config; `environment` is NAME=VALUE ... for what is run."""
         self.folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.port = 0
         self.identity = make_key(folder / "id")
         self.host_key = make_key(folder / "host_key")
         self.known_hosts = folder / "known_hosts"
-        self._extra = extra
+        self._extra, self._environment = extra, environment
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Sshd:
@@ -50,7 +50,8 @@ class Sshd:
     def start(self) -> None:
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        (self.folder / "authorized_keys").write_text(Path(f"{self.identity}.pub").read_text())
+        public = Path(f"{self.identity}.pub").read_text()
+        (self.folder / "authorized_keys").write_text(public)
         for _ in range(5):  # somebody else may take the port between asking for it and using it
             self.port = self.port or free_port()
             self.trust_host_key()
@@ -77,7 +78,7 @@ UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
-SetEnv SHLVL=5
+SetEnv SHLVL=5 {self._environment}
 {self._extra}
 """
 

@@ -63,7 +63,7 @@ def render_ssh_config(settings: LinkSettings, config_file: Path, control_path: P
     if settings.jump:
         user, host, port = parse_jump(settings.jump)
         jump = [f"Host {JUMP_ALIAS}", *_host(user or settings.user, host, port)]
-        peer.append(f"  ProxyCommand exec {_in_shell(jump_argv(config_file, '%h', '%p'))}")
+        peer.append(f"  ProxyCommand {_in_shell(jump_argv(config_file, '%h', '%p'))}")
     timeout = max(1, ceil(settings.connect_timeout_s))
     everywhere = f"""Host *
   IdentityFile {_path(settings.identity)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import threading
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +41,19 @@ class AgentBundle(Protocol):
     def boot(self, state_dir: str, verb: str, *, install: bool) -> tuple[list[str], bytes]: ...
 
 
+@dataclass(frozen=True)
+class Way:
+    """How the agent is started, as far as we know the peer: the usual Python, and our agent there, until told otherwise."""
+
+    python: str = FIRST_PYTHON
+    is_probed: bool = False
+    is_absent: bool = False  # no agent with our hash
+
+    def command(self, arguments: list[str]) -> str:
+        """Plain words, since the login shell may be any."""
+        return shlex.join(["env", "LC_ALL=C", self.python, "-I", "-S", *arguments])
+
+
 class Link:
     """One peer. Safe to use from several threads; opens by itself, and again on the next call after a drop."""
 
@@ -53,8 +67,7 @@ class Link:
         self._slots = threading.BoundedSemaphore(CALLS_AT_ONCE)
         self._wire: Wire | None = None
         self._warm: dict[str, tuple[Wire, Channel, threading.Timer]] = {}
-        self._python, self._python_is_probed = FIRST_PYTHON, False
-        self._is_absent = False  # no agent with our hash on the peer, as far as we have seen
+        self._way = Way()
 
     def call(self, verb: str, request: dict[str, Any], *, timeout_s: float, install: bool = False) -> dict[str, Any]:
         """One call of the agent; its answer, {"ok": false, ...} included.
@@ -65,14 +78,16 @@ class Link:
         """
         payload = json.dumps(request).encode("ascii")
         with self._slots:
-            outcome = self._exchange(verb, payload, timeout_s, install=install)
-            while self._has_remedy(outcome):
-                outcome = self._exchange(verb, payload, timeout_s, install=install)
+            way = self._way
+            outcome = self._exchange(way, verb, payload, timeout_s, install=install)
+            while better := self._better(way, outcome):
+                way = self._way = better
+                outcome = self._exchange(way, verb, payload, timeout_s, install=install)
         answer = outcome.answer
         if answer is None:
             raise self._no_answer(verb, outcome)
         if install:
-            self._is_absent = False
+            self._way = replace(way, is_absent=False)
         return answer
 
     def warm(self, verb: str) -> None:
@@ -81,9 +96,9 @@ class Link:
         Raises PeerUnreachable. Does nothing where the agent is known to be missing.
         """
         with self._lock:
-            if self._is_absent or verb in self._warm:
+            if self._way.is_absent or verb in self._warm:
                 return
-        wire, channel = self._start(self._command([self._bundle.folder(self.settings.state_dir), verb]))
+        wire, channel = self._start(self._way.command([self._bundle.folder(self.settings.state_dir), verb]))
         timer = threading.Timer(WARM_S, self._drop_warm, [verb])
         timer.daemon = True
         with self._lock:
@@ -120,16 +135,16 @@ class Link:
             wire.close()
         self._openssh.close()
 
-    def _exchange(self, verb: str, payload: bytes, timeout_s: float, *, install: bool) -> Outcome:
+    def _exchange(self, way: Way, verb: str, payload: bytes, timeout_s: float, *, install: bool) -> Outcome:
         """Sends one request and reads until the other side is done, or raises PeerUnreachable with code "cut"."""
         state_dir = self.settings.state_dir
         ready = None
-        if self._is_absent:
+        if way.is_absent:
             arguments, before = self._bundle.boot(state_dir, verb, install=install)
             payload = before + payload
         else:
             arguments, ready = [self._bundle.folder(state_dir), verb], self._take_warm(verb)
-        wire, channel = ready or self._start(self._command(arguments))
+        wire, channel = ready or self._start(way.command(arguments))
         with closed_after(wire, timeout_s) as clock, channel:
             send(channel, payload)
             outcome = read(channel)
@@ -175,18 +190,14 @@ class Link:
         if ready is not None:
             ready[1].close()
 
-    def _has_remedy(self, outcome: Outcome) -> bool:
-        """True where the call failed before the agent started, for a reason that is mended now."""
+    def _better(self, way: Way, outcome: Outcome) -> Way | None:
+        """Another way to try, where the call failed before the agent started."""
         if outcome.answer is not None:
-            return False
-        if outcome.status in NO_PYTHON and not self._python_is_probed:
-            self._python, self._python_is_probed = self._probe(), True
-            return True
+            return None
+        if outcome.status in NO_PYTHON and not way.is_probed:
+            return replace(way, python=self._probe(), is_probed=True)
         missing = b"can't open file" in outcome.stderr or b"can't find '__main__'" in outcome.stderr
-        if missing and not self._is_absent:
-            self._is_absent = True
-            return True
-        return False
+        return replace(way, is_absent=True) if missing and not way.is_absent else None
 
     def _probe(self) -> str:
         """The first Python from 3.6 on that the peer has. Raises AgentFailed."""
@@ -205,7 +216,3 @@ class Link:
         what = f"the agent on {name} ended with status {outcome.status} instead of an answer to `{verb}`: {said}"
         state = "what it had begun, the next contact finishes or undoes"
         return AgentFailed(Message(what, self.settings.where, state, f"look on {name}: journalctl -e, df -h, free"))
-
-    def _command(self, arguments: list[str]) -> str:
-        """Plain words, since the login shell may be any."""
-        return shlex.join(["env", "LC_ALL=C", self._python, "-I", "-S", *arguments])

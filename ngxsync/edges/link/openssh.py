@@ -14,6 +14,18 @@ from pathlib import Path
 from ngxsync.core.errors import PeerUnreachable, tail
 from ngxsync.core.ssh import PEER_ALIAS, LinkSettings, render_ssh_config, unreachable
 
+# what ssh writes at LogLevel ERROR, and our code for it
+COMPLAINTS = (
+    ("REMOTE HOST IDENTIFICATION HAS CHANGED", "host-key-changed"),
+    ("Host key verification failed", "host-key-unknown"),
+    ("UNPROTECTED PRIVATE KEY FILE", "identity-open"),
+    ("Permission denied (", "auth"),
+    ("Connection refused", "refused"),
+    ("Could not resolve hostname", "name"),
+    ("timed out during banner exchange", "silent"),
+    ("Connection timed out", "timeout"),
+)
+
 
 class OpenSsh:
     """`ssh -F` with our file; the kept connection ends by itself an hour after its last use, should we be killed."""
@@ -66,8 +78,20 @@ class OpenSsh:
             stdout.seek(0)
             stderr.seek(0)
             if status:
-                raise unreachable(self._settings, "unreachable", tail(stderr.read()) or f"ssh ended with {status}")
+                raise self._complaint(status, stderr.read().decode("utf-8", "replace"))
             return stdout.read()
+
+    def _complaint(self, status: int, text: str) -> PeerUnreachable:
+        """The same code as the other stack has for the same cause.
+
+        ssh drops what the jump host's ssh writes (as it does wherever a connection may be kept), so what it says itself
+        is about the peer.
+        """
+        for words, code in COMPLAINTS:
+            if words in text:
+                return unreachable(self._settings, code)
+        code = "jump" if self._settings.jump else "unreachable"
+        return unreachable(self._settings, code, tail(text) or f"ssh ended with {status}")
 
     def close(self) -> None:
         """Ends the kept connection and removes the files; may be called twice."""

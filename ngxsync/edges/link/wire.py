@@ -63,7 +63,7 @@ class Wire:
         self._fabric: Connection | None = None
         try:
             self._open(config_file)
-        except (*CONNECTION_ERRORS, ValueError) as error:
+        except (*CONNECTION_ERRORS, InvalidHostKey, ValueError) as error:
             self._complaints.seek(0)
             said = tail(self._complaints.read())
             self.close()
@@ -205,7 +205,7 @@ def load_key(settings: LinkSettings) -> paramiko.PKey:
         if settings.identity.stat().st_mode & 0o077:
             raise unreachable(settings, "identity-open")
         return paramiko.PKey.from_path(settings.identity)
-    except paramiko.PasswordRequiredException as error:
+    except (paramiko.PasswordRequiredException, TypeError) as error:  # which one depends on the key's format
         raise unreachable(settings, "identity-locked") from error
     except (OSError, ValueError, SSHException, paramiko.pkey.UnknownKeyType) as error:
         raise unreachable(settings, "identity", tail(str(error))) from error
