@@ -177,7 +177,7 @@ def _try_rehearsal(request: Answer) -> Answer:
     try:
         nginx = find_nginx(request["nginx"])
         with tempfile.TemporaryDirectory(prefix="ngxsync-") as folder:
-            result = rehearse(nginx, folder, {}, [], 30.0)
+            result = rehearse(nginx, folder, [], 30.0)
         return {
             "possible": True,
             "passed": result["passed"],

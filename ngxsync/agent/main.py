@@ -86,7 +86,7 @@ def verb_validate(request: Answer) -> Answer:
     """nginx -t in a private view of this host, nothing laid over it: step 3 on the master."""
     nginx = find_nginx(request["nginx"])
     return dict(
-        rehearse(nginx, request["mount_point"], {}, [], TIMEOUT_S),
+        rehearse(nginx, request["mount_point"], [], TIMEOUT_S),
         ok=True,
         binary=nginx.build.binary,
         prefix=nginx.prefix,

@@ -27,13 +27,11 @@ def problems_of(output: str) -> List[Dict[str, Any]]:
     return found
 
 
-def rehearse(
-    nginx: Nginx, mount_point: str, layers: Dict[str, str], actions: List[List[Any]], timeout_s: float
-) -> Dict[str, Any]:
+def rehearse(nginx: Nginx, mount_point: str, actions: List[List[Any]], timeout_s: float) -> Dict[str, Any]:
     """{passed, problems, output, seconds}. Raises Failure (rehearse) where no view can be made on this host."""
     os.makedirs(mount_point, mode=0o700, exist_ok=True)
     pid = nginx.running.pid if nginx.running else None
-    test = Test(test_program(nginx), test_argv(nginx), mount_point, layers, actions, pid, timeout_s)
+    test = Test(test_program(nginx), test_argv(nginx), mount_point, actions, pid, timeout_s)
     try:
         verdict = run_in_view(test)
     except ViewImpossible as error:

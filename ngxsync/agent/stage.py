@@ -13,11 +13,11 @@ from typing import Any, Dict, List, Optional
 from .exchange import Exchange
 from .journal import Item
 from .manifest import DIR, LINK, Entry
-from .paths import Anchor, remove_tree, set_attributes
+from .paths import Anchor, remove_tree
 from .scan import OWN_FOLDER, Unstable, hash_file, mounts_below
 from .xattrs import label_for, put_xattrs, read_xattrs
 
-PREP, VIEW, STAGE = "prep", "view", "stage"
+PREP, STAGE = "prep", "stage"
 
 
 class StageDiffers(Exception):
@@ -60,18 +60,14 @@ def _same(fd: int) -> Any:
     yield fd
 
 
-def remove_run_folder(tree: str, run: Optional[str], part: Optional[str] = None) -> None:
-    """Remove a run's folder (or one part of it) from all homes of a tree; run None removes every run's: nothing of them is live."""
+def remove_run_folder(tree: str, run: Optional[str]) -> None:
+    """Remove a run's folder from all homes of a tree; run None removes every run's: nothing of them is live."""
     try:
         candidates = homes(tree)
         for home in candidates:
             with Anchor.at(tree) as anchor, anchor.folder(home + "/" + OWN_FOLDER) as own:
                 for name in [run] if run else os.listdir(own):
-                    if part is None:
-                        remove_tree(name, own)
-                        continue
-                    with anchor.folder(home + "/" + OWN_FOLDER + "/" + name) as folder:
-                        remove_tree(part, folder)
+                    remove_tree(name, own)
     except (FileNotFoundError, NotADirectoryError):
         return
 
@@ -145,62 +141,23 @@ def _live_or_nothing(exchange: Exchange, item: Item) -> Any:
         yield place
 
 
-def lay_view(exchange: Exchange) -> Dict[str, str]:
-    """Link the prepared entries into a tree of their own, the layer of the rehearsal: real path of a home -> its layer."""
-    layers = {}
-    for item in exchange.items:
-        real = os.path.realpath(item.home)
-        layer = real + "/" + OWN_FOLDER + "/" + exchange.run + "/" + VIEW
-        layers[real] = layer
-    for item in exchange.items:
-        if item.action in ("exchange", "create", "mkdir"):
-            _lay(exchange, item, layers[os.path.realpath(item.home)])
-    return layers
-
-
-def _lay(exchange: Exchange, item: Item, layer: str) -> None:
-    after = exchange.entry(item.after)
-    relative = item.path[len(item.home) :].strip("/")
-    with Anchor.at(layer) as anchor:
-        _make_parents(anchor, os.path.realpath(item.home), layer, relative)
-        with anchor.parent(layer + "/" + relative) as (folder, name):
-            if after.kind == DIR:
-                os.mkdir(name, 0o700, dir_fd=folder)
-                set_attributes(
-                    name, folder, after.mode, exchange.ids.user(after.owner), exchange.ids.group(after.group)
-                )
-            else:
-                prep = exchange.prep(item)
-                os.link(str(item.number), name, src_dir_fd=prep, dst_dir_fd=folder, follow_symlinks=False)
-
-
-def _make_parents(anchor: Anchor, home: str, layer: str, relative: str) -> None:
-    """The directories above an entry, looking like the live ones: the topmost layer decides what they look like."""
-    parts = relative.split("/")[:-1]
-    for depth in range(1, len(parts) + 1):
-        part = "/".join(parts[:depth])
-        with anchor.parent(layer + "/" + part) as (folder, name):
-            try:
-                os.mkdir(name, 0o755, dir_fd=folder)
-            except FileExistsError:
-                continue
-            try:
-                info = os.stat(home + "/" + part, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if stat.S_ISDIR(info.st_mode):
-                set_attributes(name, folder, stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid)
-
-
 def view_actions(exchange: Exchange) -> List[List[Any]]:
-    """What the rehearsal does inside its view: planned deletions and changes of attributes, by real path."""
-    actions: List[List[Any]] = []
-    for item in exchange.items:
-        path = (os.path.realpath(item.tree) + item.path[len(item.tree) :]).rstrip("/")
-        if item.action in ("delete", "rmdir"):
-            actions.append(["delete", path])
-        elif item.action == "attributes":
-            after = exchange.entry(item.after)
-            ids = exchange.ids
-            actions.append(["attributes", path, after.mode, ids.user(after.owner), ids.group(after.group)])
-    return actions
+    """The plan as the rehearsal replays it in its view, by real paths (see replay.py)."""
+    real = {item.tree: os.path.realpath(item.tree) for item in exchange.items}
+    return [_action(exchange, item, real[item.tree]) for item in exchange.items]
+
+
+def _action(exchange: Exchange, item: Item, real: str) -> List[Any]:
+    path = real + item.path[len(item.tree) :]
+    if item.action in ("delete", "rmdir"):
+        return ["delete", path]
+    after = exchange.entry(item.after)
+    attributes = [after.mode, exchange.ids.user(after.owner), exchange.ids.group(after.group)]
+    if item.action == "attributes":
+        return ["attributes", path] + attributes
+    if after.kind == LINK:
+        return ["link", path, after.content]
+    if after.kind == DIR:
+        return ["folder", path] + attributes
+    prepared = "%s%s/%s/%s/%s/%d" % (real, item.home[len(item.tree) :], OWN_FOLDER, exchange.run, PREP, item.number)
+    return ["file", path, prepared] + attributes

@@ -142,7 +142,7 @@ class Transaction:
                 raise PeerChanged(item.path, found)
         for tree in self.trees:
             for home in sorted({item.home for item in exchange.items if item.tree == tree}):
-                stage.make_run_folder(home, tree, exchange.run, [stage.PREP, stage.VIEW])
+                stage.make_run_folder(home, tree, exchange.run, [stage.PREP])
         try:
             self.warnings += stage.prepare(exchange, self.request.get("stages", {}))
         except KeyError as error:
@@ -162,10 +162,7 @@ class Transaction:
         """None where nginx accepts live + stage (or where only applying can tell), else what it says."""
         if self.settings["rehearse"] == "live":
             return None
-        layers = stage.lay_view(exchange)
-        result = rehearse(nginx, self.store.path("view"), layers, stage.view_actions(exchange), TIMEOUT_S)
-        for tree in self.trees:
-            stage.remove_run_folder(tree, exchange.run, stage.VIEW)
+        result = rehearse(nginx, self.store.path("view"), stage.view_actions(exchange), TIMEOUT_S)
         return None if result["passed"] else result
 
     # from here on the journal is open

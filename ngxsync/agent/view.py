@@ -1,7 +1,8 @@
 """A private view of the whole machine in which `nginx -t` may do what it likes (TRANSACTION, rehearse).
 
-A mount namespace with an overlay of / and of every other writable mount, upper layers on one tmpfs; over each tree its planned
-content; chroot; planned deletions; then the test. Nothing outside changes: `nginx -t` creates and chowns what it likes in memory.
+A mount namespace with an overlay of / and of every other writable mount, upper layers on one tmpfs; chroot; the plan replayed in it;
+then the test. Nothing outside changes: what `nginx -t` creates and chowns is in memory. The plan is replayed rather than laid over
+as a layer, since the stage lies inside the tree and the kernel refuses layers of which one holds the other.
 Lower layers are named through /proc/self/fd, so no path needs escaping and none can be swapped in between.
 """
 
@@ -14,7 +15,7 @@ import time
 from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Tuple
 
 from . import kernel
-from .paths import Anchor, set_attributes
+from .replay import replay
 from .scan import unescape_mount
 
 BOUND = ("/proc", "/sys", "/dev")
@@ -25,8 +26,7 @@ Test = NamedTuple(
         ("program", str),  # what is executed
         ("argv", List[str]),
         ("mount_point", str),  # an existing empty directory, covered inside the view only
-        ("layers", Dict[str, str]),  # real path of a tree, or of a mount below one -> folder laid over it
-        ("actions", List[List[Any]]),  # ["delete", path] or ["attributes", path, mode, uid, gid], in order
+        ("actions", List[List[Any]]),  # the plan, by real paths, in order: see replay.py
         ("namespaces_of", Optional[int]),  # pid of the running nginx
         ("timeout_s", float),
     ],
@@ -130,9 +130,8 @@ def _enter(test: Test, own_user_namespace: bool, step: List[str]) -> None:
     root = _build(test, b"userxattr" if own_user_namespace else b"")
     os.chroot(root)
     os.chdir("/")
-    step[0] = "make the planned deletions in the view"
-    for action in test.actions:
-        _act(action)
+    step[0] = "replay the plan in the view"
+    replay(test.actions)
     if own_user_namespace:
         step[0] = "go back to the own user"
         kernel.unshare(kernel.CLONE_NEWUSER)
@@ -191,26 +190,22 @@ def _places(test: Test) -> Tuple[Dict[str, int], Dict[str, Mount]]:
             os.close(fd)
             continue
         fds[item.path], visible[item.path] = fd, item
-    for path in test.layers:
-        fds.setdefault(path, os.open(path, os.O_PATH | os.O_CLOEXEC))
     return fds, visible
 
 
 def _build(test: Test, options: bytes) -> str:
     fds, visible = _places(test)
-    layers = {path: os.open(folder, os.O_PATH | os.O_CLOEXEC) for path, folder in test.layers.items()}
     kernel.mount(b"none", os.fsencode(test.mount_point), b"tmpfs", kernel.MS_NOSUID, b"mode=0755")
     root = os.path.join(test.mount_point, "root")
     os.mkdir(root)
-    for number, path in enumerate(sorted(set(fds), key=lambda p: p.split("/") if p != "/" else [])):
+    building = _Building(test.mount_point, options, sorted(visible))
+    for path in sorted(fds, key=lambda p: p.split("/") if p != "/" else []):
         target = root if path == "/" else root + path
-        mounted = visible.get(path)
-        if path in layers:
-            _overlay(number, target, [layers[path], fds[path]], test.mount_point, options)
-        elif path in BOUND:
-            kernel.mount(b"/proc/self/fd/%d" % fds[path], os.fsencode(target), b"", kernel.MS_BIND | kernel.MS_REC)
-        elif mounted is not None and not _stays_bound(mounted, test.mount_point):
-            _cover(number, fds[path], target, mounted, test.mount_point, options)
+        mounted = visible[path]
+        if path in BOUND:
+            building.bind(fds[path], target)
+        elif not _stays_bound(mounted, test.mount_point):
+            building.cover(path, fds[path], target, mounted.writable)
     for path in BOUND:
         if path not in visible and os.path.isdir(path):
             kernel.mount(os.fsencode(path), os.fsencode(root + path), b"", kernel.MS_BIND | kernel.MS_REC)
@@ -223,37 +218,67 @@ def _stays_bound(mounted: Mount, mount_point: str) -> bool:
     return (below_bound and mounted.kind != "tmpfs") or mounted.path == mount_point
 
 
-def _cover(number: int, fd: int, target: str, mounted: Mount, mount_point: str, options: bytes) -> None:
-    """An overlay where it can be written; where that is impossible (a file, a strange file system) it is bound read-only."""
-    if mounted.writable and stat.S_ISDIR(os.fstat(fd).st_mode):
+class _Building:
+    """Overlays below one mount point; `options` are those of a user namespace, `mounts` all mount points of the host."""
+
+    def __init__(self, mount_point: str, options: bytes, mounts: List[str]) -> None:
+        self.mount_point, self.options, self.mounts = mount_point, options, mounts
+        self.number = 0
+
+    def cover(self, path: str, fd: int, target: str, writable: bool) -> None:
+        """An overlay where it can be written; where that is impossible (a file, a strange file system) it is bound read-only."""
+        if stat.S_ISDIR(os.fstat(fd).st_mode) and (writable or path == "/"):
+            try:
+                return self.overlay(fd, target)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ELOOP, errno.EPERM):
+                    raise
+            if self.options and self._has_mounts(path):
+                return self.stand_in(path, target)
+        self.bind(fd, target)
         try:
-            return _overlay(number, target, [fd], mount_point, options)
-        except OSError as error:
-            if mounted.path == "/" or error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ELOOP, errno.EPERM):
+            flags = kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY
+            kernel.mount(b"none", os.fsencode(target), b"", flags)
+        except OSError:
+            if writable:
                 raise
-    name = os.fsencode(target)
-    kernel.mount(b"/proc/self/fd/%d" % fd, name, b"", kernel.MS_BIND | kernel.MS_REC)
-    try:
-        kernel.mount(b"none", name, b"", kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY)
-    except OSError:
-        if mounted.writable:
-            raise
-    return None
+        return None
 
+    def _has_mounts(self, path: str) -> bool:
+        return any(mount.startswith(path.rstrip("/") + "/") for mount in self.mounts)
 
-def _overlay(number: int, target: str, lower: List[int], mount_point: str, options: bytes) -> None:
-    upper, work = (os.path.join(mount_point, "%s%d" % (name, number)) for name in ("upper", "work"))
-    os.mkdir(upper)
-    os.mkdir(work)
-    top = os.fstat(lower[0])
-    os.chown(upper, top.st_uid, top.st_gid) if os.geteuid() == 0 and not options else None
-    os.chmod(upper, stat.S_IMODE(top.st_mode))
-    data = b"lowerdir=%s,upperdir=%s,workdir=%s" % (
-        b":".join(b"/proc/self/fd/%d" % fd for fd in lower),
-        _escaped(upper),
-        _escaped(work),
-    )
-    kernel.mount(b"overlay", os.fsencode(target), b"overlay", 0, data + (b"," + options if options else b""))
+    def stand_in(self, path: str, target: str) -> None:
+        """In a user namespace a directory with mounts below it can be no layer: its entries are covered one by one."""
+        for item in sorted(os.scandir(path), key=lambda found: found.name):
+            place = target + "/" + item.name
+            if item.is_symlink():
+                os.symlink(os.readlink(item.path), place)
+            elif item.is_dir():
+                os.mkdir(place, stat.S_IMODE(item.stat().st_mode))
+                if item.path not in self.mounts:
+                    fd = os.open(item.path, os.O_PATH | os.O_CLOEXEC)
+                    self.cover(item.path, fd, place, True)
+            elif item.is_file():
+                os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                if item.path not in self.mounts:
+                    self.bind(os.open(item.path, os.O_PATH | os.O_CLOEXEC), place)
+
+    def bind(self, fd: int, target: str) -> None:
+        kernel.mount(b"/proc/self/fd/%d" % fd, os.fsencode(target), b"", kernel.MS_BIND | kernel.MS_REC)
+
+    def overlay(self, fd: int, target: str) -> None:
+        upper, work = (os.path.join(self.mount_point, "%s%d" % (name, self.number)) for name in ("upper", "work"))
+        self.number += 1
+        os.mkdir(upper)
+        os.mkdir(work)
+        top = os.fstat(fd)
+        if not self.options:
+            os.chown(upper, top.st_uid, top.st_gid)
+        os.chmod(upper, stat.S_IMODE(top.st_mode))
+        data = b"lowerdir=/proc/self/fd/%d,upperdir=%s,workdir=%s" % (fd, _escaped(upper), _escaped(work))
+        kernel.mount(
+            b"overlay", os.fsencode(target), b"overlay", 0, data + (b"," + self.options if self.options else b"")
+        )
 
 
 def _escaped(path: str) -> bytes:
@@ -262,24 +287,3 @@ def _escaped(path: str) -> bytes:
     for special in (b"\\", b":", b","):
         text = text.replace(special, b"\\" + special)
     return text
-
-
-def _act(action: List[Any]) -> None:
-    """One planned deletion or change of attributes, inside the view, following no link."""
-    path = action[1]
-    with Anchor.root() as root:
-        try:
-            with root.parent(path) as (folder, name):
-                info = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                if action[0] == "attributes":
-                    set_attributes(name, folder, *action[2:])
-                elif stat.S_ISDIR(info.st_mode):
-                    os.rmdir(name, dir_fd=folder)
-                else:
-                    os.unlink(name, dir_fd=folder)
-        except (FileNotFoundError, NotADirectoryError):
-            return  # an ancestor is no directory any more: already done
-        except OSError as error:
-            # a directory that keeps excluded entries stays; a user without root cannot give files away
-            if error.errno not in (errno.ENOTEMPTY, errno.EPERM, errno.ELOOP):
-                raise
