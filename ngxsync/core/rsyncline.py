@@ -199,7 +199,7 @@ def _take_paths(paths: list[str], line: RsyncLine) -> None:
         raise ValueError("it names no source or no destination")
     *sources, destination = paths
     for path in paths:
-        if path.startswith("rsync://") or re.match(r"[^/]*::", path):
+        if path.startswith("rsync://") or re.match(r"([^/\[]*|[^/]*\])::", path):
             raise ValueError(f"{path} speaks to a rsync daemon, and ngxsync goes over ssh")
     found = FORM.fullmatch(destination)
     if any(FORM.fullmatch(source) for source in sources):
@@ -233,7 +233,7 @@ def make_trees(line: RsyncLine) -> tuple[str, ...]:
 
 
 def clean(path: str) -> str:
-    return "/" + posixpath.normpath(path).lstrip("/")
+    return "/" + posixpath.normpath(f"/{path}").lstrip("/")
 
 
 def _is_content(source: str) -> bool:
