@@ -14,7 +14,9 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from apscheduler.executors.debug import DebugExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
-from cronsim import CronSim, CronSimError
+from cronsim import CronSim
+
+from ngxsync.core.cronfields import check_fields
 
 HEARTBEAT_S = 30.0
 # beyond this a heartbeat is missing, not late: three beats, so that a busy second does no harm
@@ -29,34 +31,16 @@ NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-ALLOWED = {
-    "minute": "0-59",
-    "hour": "0-23",
-    "day-of-month": "1-31, in a month that has it",
-    "month": "1-12 or jan-dec",
-    "day-of-week": "0-7 (0 and 7 are Sunday) or sun-sat",
-}
 
 
 def check_cron(expression: str) -> str | None:
     """Why this is no crontab time (five fields, or @daily and the like), or None where it is one that comes one day."""
     text = expression.strip()
-    if text.startswith("@"):
-        if text.lower() in NICKNAMES:
-            return None
-        return f"{text} is not known; allowed are {', '.join(NICKNAMES)}"
-    fields = text.split()
-    if len(fields) != len(ALLOWED):
-        return f"{len(fields)} fields instead of five: {', '.join(ALLOWED)}"
-    try:
-        next(CronSim(text, datetime(2024, 1, 1, tzinfo=UTC)))
-    except CronSimError as error:
-        name = str(error).removeprefix("Bad ")
-        value = dict(zip(ALLOWED, fields, strict=True)).get(name, text)
-        return f"{name}: {value} is not possible; allowed are {ALLOWED.get(name, 'five fields')}, *, lists, a-b and */n"
-    except (OverflowError, ValueError):
-        return f"{text} never comes"
-    return None
+    if not text.startswith("@"):
+        return check_fields(text)
+    if text.lower() in NICKNAMES:
+        return None
+    return f"{text} is not known, allowed are five fields and {', '.join(NICKNAMES)}"
 
 
 def next_fires(expression: str, count: int, tz: tzinfo, now: datetime) -> list[datetime]:
