@@ -19,7 +19,8 @@ from .recovery import describe
 from .rehearsal import rehearse
 from .scan import Names, entry_at, scan
 from .store import Store
-from .transaction import Answer
+
+Answer = Dict[str, Any]
 
 SHOW_LIMIT = 4 << 20
 

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List
 
 from . import PROTOCOL, inspection, journal
 from .answers import Failure
-from .nginx import find_nginx
+from .nginx import nginx_or_failure
 from .recovery import recover, sweep
 from .rehearsal import TIMEOUT_S, rehearse
 from .stage import STAGE, make_run_folder
@@ -84,13 +84,15 @@ def verb_stage(request: Answer) -> Answer:
 
 def verb_validate(request: Answer) -> Answer:
     """nginx -t in a private view of this host, nothing laid over it: step 3 on the master."""
-    nginx = find_nginx(request["nginx"])
-    return dict(
-        rehearse(nginx, request["mount_point"], [], TIMEOUT_S),
-        ok=True,
-        binary=nginx.build.binary,
-        prefix=nginx.prefix,
-    )
+    nginx = nginx_or_failure(request["nginx"])
+    result = rehearse(nginx, request["mount_point"], [], TIMEOUT_S)
+    return dict(result, ok=True, binary=nginx.build.binary, prefix=nginx.prefix, conf=nginx.conf)
+
+
+def verb_which(request: Answer) -> Answer:
+    """Where this host's nginx reads its configuration."""
+    nginx = nginx_or_failure(request["nginx"])
+    return {"ok": True, "binary": nginx.build.binary, "prefix": nginx.prefix, "conf": nginx.conf}
 
 
 VERBS: Dict[str, Callable[[Answer], Answer]] = {
@@ -101,6 +103,7 @@ VERBS: Dict[str, Callable[[Answer], Answer]] = {
     "facts": inspection.facts,
     "transact": verb_transact,
     "validate": verb_validate,
+    "which": verb_which,
     "recover": verb_recover,
     "undo": verb_recover,
     "status": inspection.status,

@@ -5,6 +5,7 @@ import re
 import subprocess
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from .answers import Failure
 from .directives import read_main
 
 MASTER_TITLE = b"nginx: master process "
@@ -208,3 +209,12 @@ def test_program(nginx: Nginx) -> str:
 
 def test_argv(nginx: Nginx) -> List[str]:
     return [nginx.build.binary, "-t"] + nginx.args
+
+
+def nginx_or_failure(settings: Dict[str, Any]) -> Nginx:
+    """The nginx of this host. Raises Failure (which-nginx)."""
+    try:
+        return find_nginx(settings)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        hint = "install nginx on this host, or set `binary`"
+        raise Failure("which-nginx", "nginx cannot be run here: %s" % error, next=hint)

@@ -4,7 +4,6 @@ Order on disk: prepared files and syncfs; journal; exchanges; syncfs and *applie
 """
 
 import os
-import subprocess
 import time
 from typing import Any, Callable, Dict, List, Optional
 
@@ -12,7 +11,7 @@ from . import journal, stage
 from .answers import Failure
 from .exchange import Exchange, Ids, NotEmpty, PeerChanged
 from .manifest import Manifest, is_same
-from .nginx import Nginx, find_nginx
+from .nginx import Nginx, nginx_or_failure
 from .proof import LogMark, Proof, Reload, log_paths, mark_logs
 from .recovery import broken, finish, recover, reload_old, undo
 from .rehearsal import TIMEOUT_S, rehearse, test_live
@@ -120,14 +119,7 @@ class Transaction:
         )
 
     def _which(self) -> Nginx:
-        try:
-            nginx = find_nginx(self.settings)
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
-            raise Failure(
-                "which-nginx",
-                "nginx cannot be run here: %s" % error,
-                next="install nginx on this host, or set `binary`",
-            )
+        nginx = nginx_or_failure(self.settings)
         if nginx.problem:
             raise Failure("which-nginx", nginx.problem, next="end the other nginx or the upgrade, then sync again")
         return nginx

@@ -1,0 +1,130 @@
+"""The agent's code on the master: scans with a kept hash cache, and `nginx -t` in a private view (DESIGN 3, steps 2 and 3)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ngxsync
+from ngxsync.agent import PROTOCOL, scan
+from ngxsync.core.errors import Held, Message, NgxsyncError
+from ngxsync.core.model import Problem, Projection, Snapshot
+
+VALIDATE_S = 120.0
+BOOT = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from ngxsync.agent.main import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+class ScanFailed(NgxsyncError):
+    """A tree of the master cannot be read whole: what is missing would be deleted on the peer."""
+
+    exit_status = 4
+    code = "scan"
+
+
+class LocalHost:
+    """This host's trees and nginx. `settings` are the `nginx` part of a request to the agent; `state_dir` is its own."""
+
+    def __init__(self, name: str, settings: Mapping[str, Any], state_dir: Path) -> None:
+        self.name = name
+        self.settings = dict(settings)
+        self.state_dir = state_dir
+        self.owners = os.geteuid() == 0
+        self._cache: scan.Cache = {}
+        self._lock = threading.Lock()
+        self._spare: subprocess.Popen[bytes] | None = None
+
+    def scan(self, projection: Projection, *, full: bool) -> Snapshot:
+        """A snapshot of the live trees; `full` reads every file. Raises ScanFailed."""
+        clock = str(self.state_dir) if self.state_dir.is_dir() else None
+        with self._lock:
+            try:
+                found = scan.scan(projection.as_json(), None if full else self._cache, clock)
+            except OSError as error:
+                raise self._unreadable(f"{error.filename}: {error.strerror}") from error
+            except scan.Unstable as error:
+                raise self._unreadable(f"{error}: it changed all the while it was read") from error
+            self._cache = found.cache
+        if found.unread:
+            raise self._unreadable("; ".join(found.unread[:5]))
+        return Snapshot(found.manifest, projection, tuple(found.specials), found.roots)
+
+    def _unreadable(self, what: str) -> ScanFailed:
+        hint = "see that ngxsync may read it, or exclude it; the next run tries again"
+        return ScanFailed(Message(what, self.name, "no peer was changed", hint))
+
+    def warm(self) -> None:
+        """Start the interpreter for the next validation: it waits for its request."""
+        with self._lock:
+            if self._spare is None or self._spare.poll() is not None:
+                self._spare = self._start()
+
+    def call(self, verb: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """One call of the agent's code on this host. Raises NgxsyncError where it gives no answer."""
+        process = self._take() if verb == "validate" else self._start(verb)
+        text = json.dumps(
+            {"protocol": PROTOCOL, "state_dir": str(self.state_dir), "nginx": self.settings, **request}
+        ).encode("ascii")
+        try:
+            output, errors = process.communicate(text, timeout=VALIDATE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, errors = process.communicate()
+        lines = output.splitlines()
+        if not lines:
+            said = errors.decode("utf-8", "replace").strip()[-500:]
+            raise NgxsyncError(
+                Message(
+                    f"the agent gave no answer on this host: {said or 'it was stopped'}",
+                    self.name,
+                    "no peer was changed",
+                )
+            )
+        return dict(json.loads(lines[-1]))
+
+    def _start(self, verb: str = "validate") -> subprocess.Popen[bytes]:
+        package = str(Path(ngxsync.__file__).parent.parent)
+        argv = [sys.executable, "-I", "-S", "-c", BOOT, package, verb]
+        return subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"LC_ALL": "C"}
+        )
+
+    def _take(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            spare, self._spare = self._spare, None
+        return spare if spare is not None and spare.poll() is None else self._start()
+
+    def nginx_test(self) -> dict[str, Any]:
+        """The agent's validate answer: {passed, problems, seconds, binary, prefix, conf}, or {"found": False, "why"} without an nginx.
+
+        Raises Held (rehearse) where no private view can be made here.
+        """
+        answer = self.call("validate", {"mount_point": str(self.state_dir / "master" / "view")})
+        if answer["ok"]:
+            return answer
+        message = Message(**answer["message"])
+        if answer["code"] == "which-nginx":
+            return {"found": False, "why": message.what}
+        if answer["code"] == "rehearse":
+            raise Held(Message(message.what, self.name, "no peer was changed", message.next), code="rehearse")
+        raise NgxsyncError(message, code=str(answer["code"]))
+
+    def close(self) -> None:
+        """End a warmed interpreter that was never used."""
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.kill()
+            spare.communicate()
+
+
+def problems_from(answer: Mapping[str, Any]) -> tuple[Problem, ...]:
+    """The agent's problems as values."""
+    return tuple(Problem(p["text"], p["file"], p["line"], p["level"]) for p in answer.get("problems", ()))

@@ -1,0 +1,121 @@
+"""What the flow asks of the edges, and the values it hands back to the entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ngxsync.agent.directives import NamedFile
+from ngxsync.agent.manifest import Manifest
+from ngxsync.core.config import PeerConfig
+from ngxsync.core.guards import PeerFacts
+from ngxsync.core.model import PeerResult, Plan, Problem, Projection, Snapshot
+
+Progress = Callable[[str, str, int, int], None]  # peer, step, done, total (0 where unknown)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What `nginx -t` said on the master; `decided_by` is nginx or crossplane (where no nginx can be run)."""
+
+    passed: bool
+    problems: tuple[Problem, ...] = ()
+    seconds: float = 0.0
+    decided_by: str = "nginx"
+    binary: str = ""
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the master's configuration names: all files, those that nginx loads, secrets, and the self-excludes by tree."""
+
+    files: tuple[NamedFile, ...] = ()
+    loads: Callable[[str], bool] = lambda _path: False
+    secrets: frozenset[str] = frozenset()
+    self_excludes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Master(Protocol):
+    """This host: edges/local.py."""
+
+    name: str
+    owners: bool
+
+    def named(self) -> Named: ...
+
+    def scan(self, projection: Projection, *, full: bool) -> Snapshot: ...
+
+    def validate(self) -> Validation: ...
+
+    def warm(self) -> None: ...
+
+
+class Peer(Protocol):
+    """One peer: its connection for the agent and the one for rsync, joined by the entry."""
+
+    config: PeerConfig
+
+    def call(
+        self, verb: str, request: dict[str, Any], *, timeout_s: float, install: bool = False
+    ) -> dict[str, Any]: ...
+
+    def warm(self, verb: str) -> None: ...
+
+    def send(
+        self, tree: Path, names: Iterable[str], stage: str, progress: Callable[[int, int], None] | None
+    ) -> int: ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run was asked for. `confirm(peer, plan)` is a person's answer at a first sync that would delete; None asks nobody."""
+
+    trigger: str = "sync"
+    full: bool = False
+    by_person: bool = False
+    force: Collection[str] = ()
+    dry_run: bool = False
+    wait_s: float = 60.0
+    peers: Collection[str] = ()
+    confirm: Callable[[str, Plan], bool] | None = None
+    progress: Progress | None = None
+    install: bool = True
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Steps 2 and 3 for all peers: the validated snapshot (with the excludes common to all), and what nginx said."""
+
+    run: str
+    snapshot: Snapshot
+    validation: Validation
+    named: Named
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One peer against the master: the peer's facts, the plan, the base that it was made from, and who wrote last.
+
+    `standing` is yours, first-contact or generation. `adopt` is True where both are equal and only the record is missing.
+    """
+
+    peer: PeerFacts
+    snapshot: Snapshot
+    plan: Plan
+    base: Manifest | None
+    accepted: Mapping[str, Any] | None
+    standing: str
+    base_name: str
+    is_empty: bool
+    journal: Mapping[str, Any] | None
+    now: float
+
+    @property
+    def adopt(self) -> bool:
+        return not self.plan and self.standing != "yours"
+
+
+PeerFuture = Future[PeerResult]
