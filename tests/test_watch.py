@@ -244,7 +244,7 @@ def test_one_tree_of_two_is_lost_and_the_other_goes_on(tmp_path: Path) -> None:
 
 def test_lost_events_are_answered_by_a_rescan(scene: Scene) -> None:
     """The kernel's queue really overflows: nobody reads it while more events come than it takes."""
-    inotify = scene.watcher._observer.inotify  # type: ignore[union-attr]
+    inotify = scene.watcher._observer._inotify  # type: ignore[union-attr]
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     scene.forget()
     with inotify._lock:
@@ -350,6 +350,12 @@ def test_starting_anew_twenty_times_leaks_no_descriptors(scene: Scene) -> None:
     assert held() == before
 
 
+def test_a_started_program_does_not_inherit_the_watches(scene: Scene) -> None:
+    argv = ["sh", "-c", "ls -l /proc/self/fd"]
+    held = subprocess.run(argv, capture_output=True, text=True, check=True, close_fds=False).stdout
+    assert "inotify" not in held
+
+
 LIMITED = """
 import os, sys
 from pathlib import Path
@@ -372,7 +378,7 @@ def limited(tmp_path: Path, kind: str, limit: int) -> list[str]:
     for number in range(60):
         (tmp_path / "tree" / f"dir{number:02}").mkdir(parents=True)
     argv = ["unshare", "--user", "--map-root-user", sys.executable, "-c", LIMITED, kind, str(limit), str(tmp_path)]
-    root = Path(watch.__file__).parents[2]
+    root = Path(watch.__file__).parents[3]
     return subprocess.run(argv, capture_output=True, text=True, check=True, cwd=root).stdout.splitlines()
 
 

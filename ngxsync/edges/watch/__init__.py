@@ -1,4 +1,4 @@
-"""When a file of the trees changed. The one importer of watchdog.
+"""When a file of the trees changed.
 
 An event is only a hint to look (DESIGN 3): the events themselves are dropped, and what may have been missed is
 answered by the trigger RESCAN. Not noticed here but by `check_every`: a write through a hard link from outside the
@@ -8,7 +8,6 @@ a sync carries is the link itself, and `check_every` validates what the target n
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import stat
@@ -16,53 +15,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from watchdog.events import (
-    DirAttribEvent,
-    DirCreatedEvent,
-    DirDeletedEvent,
-    DirMovedEvent,
-    FileAttribEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileModifiedEvent,
-    FileMovedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
-)
-from watchdog.observers.api import BaseObserver
-from watchdog.observers.inotify import InotifyEmitter
-from watchdog.observers.inotify_c import (
-    CallbackId,
-    InotifyConstants,
-    InotifyEvent,
-    InotifyFD,
-    Mask,
-    WatchCallback,
-    WatchDescriptor,
-)
-
 from ngxsync.core.errors import Message
+from ngxsync.edges.watch.inotify import Event, Observer
 
 logger = logging.getLogger(__name__)
 
 CHANGE, RESCAN = "change", "rescan"
-
-# Without a filter every read makes two events, our own hashing included; with less than this an editor's way of saving,
-# or a move in or out, is missed (measured with watchdog 7.1).
-EVENTS: list[type[FileSystemEvent]] = [
-    FileModifiedEvent,
-    FileAttribEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileMovedEvent,
-    FileClosedEvent,
-    DirCreatedEvent,
-    DirDeletedEvent,
-    DirMovedEvent,
-    DirAttribEvent,
-]
-ROOT_EVENTS = (DirCreatedEvent, DirDeletedEvent, DirMovedEvent, FileCreatedEvent, FileDeletedEvent, FileMovedEvent)
 
 CANARY_EVERY_S = 60.0
 DEAF_AFTER_S = 10.0
@@ -95,7 +53,7 @@ class Watcher:
         self._canary = canary_dir / "canary"
         self._is_relevant = is_relevant
         self._clock = clock
-        self._observer: _Observer | None = None
+        self._observer: Observer | None = None
         self._is_started = False
         self._identities: dict[Path, Identity] = dict.fromkeys(trees)
         self._failures: dict[str, str] = {}  # by what failed: a text
@@ -112,7 +70,7 @@ class Watcher:
 
     def is_alive(self) -> bool:
         """True while every thread of the watcher runs; that events arrive too is what `check` proves over time."""
-        return self._observer is not None and self._observer.is_wholly_alive()
+        return self._observer is not None and self._observer.is_alive()
 
     def check(self) -> bool:
         """Proves the watcher sound as far as can be known now, without waiting. Where it is not, it starts anew,
@@ -153,7 +111,7 @@ class Watcher:
 
     def _refused(self) -> dict[str, str]:
         """The first directory of each kind of refusal, with the number of all."""
-        refused = {} if self._observer is None else dict(self._observer.inotify.refused)
+        refused = {} if self._observer is None else self._observer.refused()
         reasons = list(refused.values())
         first = {why: where for where, why in reversed(refused.items())}
         return {where: f"{why} ({reasons.count(why)} directories)" for why, where in first.items()}
@@ -165,28 +123,27 @@ class Watcher:
         # before the watches: a root that is replaced meanwhile then differs at the next check
         self._identities = {tree: _identity(tree) for tree in self._identities}
         try:
-            self._observer = _Observer(_Inotify(lambda: self._wake(RESCAN), self._has_matters))
+            self._observer = Observer(lambda: self._wake(RESCAN), self._has_matters)
         except OSError as error:
             self._note("inotify", f"cannot watch: {error.strerror}", "raise the sysctl fs.inotify.max_user_instances")
             return
-        self._observer.start()
         self._watch_canary()
         for tree, identity in self._identities.items():
             self._watch_parent(tree)
             if identity is not None:
-                self._schedule(self._on_tree_event, identity[2], recursive=True)
+                self._watch_directory(self._on_tree_event, identity[2], recursive=True)
 
     def _watch_parent(self, tree: Path) -> None:
         """A root that is renamed away or swapped makes no event of its own: only its parent tells."""
         parent = os.path.realpath(tree.parent)
         root = os.path.join(parent, tree.name)
 
-        def on_event(event: FileSystemEvent) -> None:
-            if isinstance(event, ROOT_EVENTS) and root in (event.src_path, event.dest_path):
+        def on_event(event: Event) -> None:
+            if event.is_place and root in event.paths:
                 self._wake(RESCAN)
 
         if os.path.isdir(parent):
-            self._schedule(on_event, parent)
+            self._watch_directory(on_event, parent)
 
     def _watch_canary(self) -> None:
         try:
@@ -197,16 +154,16 @@ class Watcher:
         canary_dir = os.path.realpath(self._canary.parent)
         canary = os.path.join(canary_dir, self._canary.name)
 
-        def on_event(event: FileSystemEvent) -> None:
-            if event.src_path == canary:
+        def on_event(event: Event) -> None:
+            if canary in event.paths:
                 self._is_canary_out = False
 
-        self._is_canary_watched = self._schedule(on_event, canary_dir)
+        self._is_canary_watched = self._watch_directory(on_event, canary_dir)
 
-    def _schedule(self, receive: Callable[[FileSystemEvent], None], path: str, *, recursive: bool = False) -> bool:
+    def _watch_directory(self, receive: Callable[[Event], None], path: str, *, recursive: bool = False) -> bool:
         assert self._observer is not None
         try:
-            self._observer.schedule(_Handler(receive), path, recursive=recursive, event_filter=EVENTS)
+            self._observer.watch(path, receive, recursive=recursive)
         except OSError as error:
             self._note(path, f"cannot watch: {error.strerror}", "see its rights and the sysctl fs.inotify.*")
             return False
@@ -216,7 +173,6 @@ class Watcher:
         observer, self._observer = self._observer, None
         if observer is not None:
             observer.stop()
-            observer.join()
 
     def _send_canary(self) -> None:
         now = self._clock()
@@ -231,10 +187,9 @@ class Watcher:
         else:
             self._failures.pop(str(self._canary), None)
 
-    def _on_tree_event(self, event: FileSystemEvent) -> None:
+    def _on_tree_event(self, event: Event) -> None:
         slash = "/" if event.is_directory else ""
-        paths = [os.fsdecode(path) + slash for path in (event.src_path, event.dest_path) if path]
-        if any(self._matters(path) for path in paths):
+        if any(self._matters(path + slash) for path in event.paths):
             self._wake(CHANGE)
 
     def _matters(self, path: str) -> bool:
@@ -243,7 +198,7 @@ class Watcher:
             return named is not None
         try:
             return self._is_relevant(named)
-        except Exception as error:  # noqa: BLE001  a thread of watchdog ends for good with an exception of ours
+        except Exception as error:  # noqa: BLE001  a thread of the observer ends for good with an exception of ours
             self._note("is_relevant", f"failed with {error!r}", BUG)
             return True
 
@@ -281,64 +236,3 @@ def _identity(root: Path) -> Identity:
     except OSError:
         return None
     return (status.st_dev, status.st_ino, os.path.realpath(root)) if stat.S_ISDIR(status.st_mode) else None
-
-
-class _Handler(FileSystemEventHandler):
-    def __init__(self, receive: Callable[[FileSystemEvent], None]) -> None:
-        self._receive = receive
-
-    def dispatch(self, event: FileSystemEvent) -> None:
-        self._receive(event)
-
-
-class _Inotify(InotifyFD):
-    """watchdog's reader of inotify, with what it keeps to itself: lost events and refused watches.
-
-    `has_matters(directory)` says whether writes to files there are of interest before they are closed.
-    """
-
-    def __init__(self, on_overflow: Callable[[], None], has_matters: Callable[[str], bool]) -> None:
-        super().__init__()
-        self._on_overflow = on_overflow
-        self._has_matters = has_matters
-        self.refused: dict[str, str] = {}  # directory: why
-
-    def handle_event(self, event: InotifyEvent) -> None:
-        super().handle_event(event)
-        if event.is_queue_overflow:  # no handler is told
-            self._on_overflow()
-
-    def _add_callback(self, path: bytes, mask: Mask, callback: WatchCallback, id_: CallbackId) -> WatchDescriptor:
-        # Replaces watchdog's, which warns of a known callback with a text of up to a megabyte, often in a burst.
-        # A busy access log below a tree would otherwise wake this process at each of its lines.
-        if not self._has_matters(os.fsdecode(path)):
-            mask = Mask(mask & ~InotifyConstants.IN_MODIFY)
-        try:
-            watch = self._get_or_create_watch(path, mask)
-        except OSError as error:
-            # watchdog leaves such a directory out without a word
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                self.refused[os.fsdecode(path)] = error.strerror or str(error)
-            raise
-        watch.callbacks[id_] = callback
-        return watch.wd
-
-
-class _Observer(BaseObserver):
-    """watchdog's InotifyObserver over our reader."""
-
-    def __init__(self, inotify: _Inotify) -> None:
-        super().__init__(InotifyEmitter, inotify_fd=inotify)
-        self.inotify = inotify
-
-    def on_thread_start(self) -> None:
-        self.inotify.start()
-        super().on_thread_start()
-
-    def on_thread_stop(self) -> None:
-        super().on_thread_stop()
-        self.inotify.stop()
-        self.inotify.join()
-
-    def is_wholly_alive(self) -> bool:
-        return self.is_alive() and self.inotify.is_alive() and all(emitter.is_alive() for emitter in self.emitters)
