@@ -50,7 +50,10 @@ def test_nginx_can_be_tested_in_a_view_with_the_rights_of_the_service(tmp_path: 
     program = f"""
 from ngxsync.agent.view import Test, run_in_view
 argv = ["nginx", "-t", "-p", {str(tmp_path)!r}, "-c", {str(tmp_path / "nginx.conf")!r}]
-verdict = run_in_view(Test("/usr/sbin/nginx", argv, {str(tmp_path / "point")!r}, {{}}, [], None, 30.0))
+point = {str(tmp_path / "point")!r}
+verdict = run_in_view(
+    Test(program="/usr/sbin/nginx", argv=argv, mount_point=point, actions=[], namespaces_of=None, timeout_s=30.0)
+)
 print(verdict.status, verdict.output)
 """
     capabilities = ",".join(["-all", *("+" + name for name in kept)])
