@@ -35,6 +35,7 @@ def main(arguments):
     if "status" in request:
         return request["status"]
     answer = {"ok": request.get("ok", True), "verb": arguments[0], "pid": os.getpid(), "file": __file__}
+    answer["locale"] = os.environ["LC_ALL"]
     answer["echo"] = request.get("echo", "") * request.get("times", 1)
     print(json.dumps(answer))
     return 0
@@ -119,6 +120,25 @@ def test_a_missing_agent_runs_once_and_leaves_nothing(make_link: MakeLink, tmp_p
             link.call("echo", {"status": 3}, timeout_s=10)
     assert list(there.iterdir()) == []
     assert not (tmp_path / "state").exists()
+
+
+def test_a_run_from_a_temporary_folder_is_tidied_up_after_a_cut(make_link: MakeLink, tmp_path: Path) -> None:
+    there, fifo = tmp_path / "tmp", tmp_path / "fifo"
+    there.mkdir()
+    os.mkfifo(fifo)
+    with Sshd(tmp_path / "sshd", environment=f"TMPDIR={there}") as sshd, ThreadPoolExecutor(1) as pool:
+        link = make_link(sshd)
+        running = pool.submit(link.call, "echo", {"fifo": str(fifo)}, timeout_s=60)
+        assert fifo.read_text() == "begun"
+        (folder,) = there.iterdir()
+        for pid in sshd.sessions():
+            if Path(f"/proc/{pid}/comm").read_text().startswith("sshd"):
+                os.kill(pid, signal.SIGKILL)
+        with pytest.raises(PeerUnreachable):
+            running.result()
+        for pid in processes_naming(f"/usr/bin/python3 -I -S -B {folder}", at_start=True):
+            os.kill(pid, signal.SIGTERM)
+        until(lambda: not folder.exists(), "the folder goes with the run")
 
 
 def test_a_damaged_installation_is_made_anew(link: Link, tmp_path: Path) -> None:
@@ -226,9 +246,25 @@ def test_a_warm_interpreter_ends_with_the_link(link: Link, sshd: Sshd) -> None:
     until(lambda: waiting_agents(sshd, link) == [], "it ends with the link")
 
 
+def test_a_warm_interpreter_that_nobody_uses_ends(link: Link, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ngxsync.edges.link.WARM_S", 0.5)
+    link.call("echo", {}, timeout_s=10, install=True)
+    link.warm("echo")
+    until(lambda: len(waiting_agents(sshd, link)) == 1, "one interpreter waits")
+    until(lambda: waiting_agents(sshd, link) == [], "it ends by itself")
+    assert link.call("echo", {"echo": "x"}, timeout_s=10)["echo"] == "x"
+
+
+def test_an_answer_beyond_all_measure_is_refused(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ngxsync.edges.link.wire.ANSWER_LIMIT", 1_000_000)
+    with pytest.raises(AgentFailed, match="larger than"):
+        link.call("echo", {"echo": "x" * 1000, "times": 3000}, timeout_s=10)
+    assert link.call("echo", {"echo": "x"}, timeout_s=10)["echo"] == "x"
+
+
 def begun(link: Link, tmp_path: Path, pool: ThreadPoolExecutor, timeout_s: float) -> Callable[[], object]:
     """A call that is known to run on the peer; what is returned waits for its end."""
-    link.call("echo", {}, timeout_s=10)
+    link.call("echo", {}, timeout_s=10, install=True)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     future = pool.submit(link.call, "transact", {"fifo": str(fifo)}, timeout_s=timeout_s)
@@ -273,7 +309,6 @@ def test_a_connection_that_froze_between_calls_is_replaced(link: Link, sshd: Ssh
 
 def test_an_agent_killed_in_a_call_leaves_the_outcome_open(link: Link, sshd: Sshd, tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
-        link.call("echo", {}, timeout_s=10, install=True)
         result = begun(link, tmp_path, pool, 60)
         os.kill(waiting_agents(sshd, link)[0], signal.SIGKILL)
         with pytest.raises(PeerUnreachable) as caught:
@@ -458,6 +493,11 @@ def test_close_leaves_no_process_and_no_file_and_may_be_repeated(link: Link, tmp
 # settings
 
 
+def test_odd_names_on_the_peer_are_read_as_utf_8_by_every_python(link: Link) -> None:
+    """Python 3.6 would take file names for ASCII in the C locale, and every é for a difference."""
+    assert link.call("echo", {}, timeout_s=10)["locale"] == "C.UTF-8"
+
+
 def test_settings_reach_openssh_as_they_are() -> None:
     odd = Path("/etc/a b/100%h/key")
     settings = LinkSettings("web2", "2001:db8::12", 2222, "deploy", odd, odd, "hop@[2001:db8::1]:22", 2.5)
@@ -466,7 +506,7 @@ def test_settings_reach_openssh_as_they_are() -> None:
     lines = shown.stdout.splitlines()
     assert shown.stderr == ""
     assert {"hostname 2001:db8::12", "port 2222", "user deploy", "connecttimeout 3", "batchmode yes"} <= set(lines)
-    assert {"stricthostkeychecking true", "passwordauthentication yes"} & set(lines) != set()
+    assert {"stricthostkeychecking true", "identitiesonly yes", "updatehostkeys false"} <= set(lines)
     assert "controlpath /run/x y/mux" in lines
 
 

@@ -50,8 +50,11 @@ class Way:
     is_absent: bool = False  # no agent with our hash
 
     def command(self, arguments: list[str]) -> str:
-        """Plain words, since the login shell may be any."""
-        return shlex.join(["env", "LC_ALL=C", self.python, "-I", "-S", *arguments])
+        """Plain words, since the login shell may be any.
+
+        C.UTF-8: English, and Python 3.6 reads file names as every later one does (in C it takes them for ASCII).
+        """
+        return shlex.join(["env", "LC_ALL=C.UTF-8", self.python, "-I", "-S", *arguments])
 
 
 class Link:

@@ -67,6 +67,7 @@ class OpenSsh:
             try:
                 status = subprocess.run(
                     argv,
+                    cwd="/",  # what stays in the background must not keep a mount busy
                     stdin=subprocess.DEVNULL,
                     stdout=stdout,
                     stderr=stderr,

@@ -192,7 +192,9 @@ def read(channel: Channel) -> Outcome:
         parts.append(part or b"")
         size += len(parts[-1])
         if size > ANSWER_LIMIT:
-            raise AgentFailed(Message("the agent's answer is larger than 256 MB", next="are the trees that large?"))
+            raise AgentFailed(
+                Message("the agent's answer is larger than 256 MB, its limit", next="are the trees that large?")
+            )
     with suppress(TimeoutError):
         while part := channel.recv_stderr(CHUNK):
             stderr = (stderr + part)[-CHUNK:]
