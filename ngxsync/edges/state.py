@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ngxsync.agent.manifest import Manifest, from_json, to_json
 from ngxsync.core import memory
 from ngxsync.core.errors import Locked, Message, StateError
 from ngxsync.core.memory import PeerRecord
-from ngxsync.core.model import Pause
+from ngxsync.core.model import APPLIED, IN_SYNC, Pause, PeerResult
 from ngxsync.core.wording import disk_message
 
 ALL = ""  # stands for all peers in pauses and locks
@@ -56,6 +57,24 @@ class MasterState:
 
     def save_peer(self, record: PeerRecord) -> None:
         self._write(self._peer_file(record.name), memory.record_to_json(record))
+
+    def note_result(self, name: str, run: str, result: PeerResult) -> None:
+        """The status word of the latest run; `since` moves only where the word does."""
+        record = self.load_peer(name)
+        word = IN_SYNC if result.outcome == APPLIED else result.outcome
+        since = record.since if record.word == word and record.since is not None else self.now()
+        self.save_peer(
+            replace(
+                record,
+                word=word,
+                since=since,
+                message=result.message,
+                last_run=run,
+                last_run_at=self.now(),
+                last_outcome=result.outcome,
+                last_exit=result.exit,
+            )
+        )
 
     def load_accepted(self, name: str, generation: str | None) -> Manifest | None:
         """The copy of the manifest accepted under this generation, None where the copy is of another, or damaged."""

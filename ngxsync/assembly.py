@@ -1,0 +1,200 @@
+"""Puts the parts together for the entries: configuration in, a pipeline with its edges out. Everything heavy is imported here, late."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ngxsync.agent.directives import loads, self_excludes
+from ngxsync.core.config import Config, PeerConfig
+from ngxsync.core.errors import NgxsyncError
+from ngxsync.core.excludes import literal_pattern
+from ngxsync.core.ssh import LinkSettings
+from ngxsync.edges.bundle import Bundle
+from ngxsync.edges.local import LocalHost, problems_from
+from ngxsync.edges.state import MasterState
+from ngxsync.flow.interfaces import Named, Validation
+from ngxsync.flow.pipeline import Pipeline
+from ngxsync.flow.requests import nginx_settings
+
+RUNTIME = Path("/run/ngxsync")
+
+
+class MasterHost:
+    """flow.interfaces.Master: the local host's agent code, with crossplane beside it."""
+
+    def __init__(self, config: Config, state_dir: Path) -> None:
+        self.config = config
+        self.local = LocalHost(socket.gethostname(), nginx_settings(config, None), state_dir)
+        self.name, self.owners = self.local.name, self.local.owners
+        self._places: tuple[Path, Path] | None = None
+        self._reader: Any = None
+
+    def scan(self, projection: Any, *, full: bool) -> Any:
+        return self.local.scan(projection, full=full)
+
+    def warm(self) -> None:
+        self.local.warm()
+
+    def places(self) -> tuple[Path, Path]:
+        """(main configuration file, prefix) as this host's nginx has them; as configured where none can be run."""
+        if self._places is None:
+            answer = self.local.call("which", {})
+            conf, prefix = (
+                (answer["conf"], answer["prefix"]) if answer["ok"] else (self.config.nginx.conf, self.config.nginx.root)
+            )
+            self._places = Path(conf), Path(prefix)
+        return self._places
+
+    def named(self) -> Named:
+        from ngxsync.edges.nginxconf import ConfReader
+
+        if self._reader is None:
+            self._reader = ConfReader(self.local.state_dir / "master" / "conf-cache.json")
+        files = self._reader.named_files(*self.places())
+        own = {
+            tree: tuple(literal_pattern(path) for path in paths)
+            for tree, paths in self_excludes(files, self.config.sync.trees).items()
+        }
+        secrets = frozenset(item.path for item in files if item.role in ("key", "auth"))
+        return Named(files, loads(files), secrets, own)
+
+    def validate(self) -> Validation:
+        """nginx decides, crossplane explains; where no nginx can be run, crossplane's verdict counts (DESIGN 5)."""
+        from ngxsync.edges.nginxconf import explain, with_hints
+
+        answer = self.local.nginx_test()
+        if answer.get("found") is False:
+            self._places = None
+            problems = explain(*self.places())
+            passed = not any(problem.level == "error" for problem in problems)
+            return Validation(passed, problems, 0.0, "crossplane")
+        self._places = Path(answer["conf"]), Path(answer["prefix"])
+        problems = problems_from(answer)
+        if not answer["passed"]:
+            known = {(problem.file, problem.line) for problem in problems}
+            more = [p for p in explain(*self._places) if (p.file, p.line) not in known]
+            problems = (*with_hints(problems), *more)
+        return Validation(bool(answer["passed"]), problems, float(answer["seconds"]), "nginx", str(answer["binary"]))
+
+
+class PeerHost:
+    """flow.interfaces.Peer: one link, and rsync over its ssh settings."""
+
+    def __init__(self, config: PeerConfig, runtime: Path, bundle: Bundle, *, owners: bool) -> None:
+        from ngxsync.edges.link import Link
+
+        self.config = config
+        self.owners = owners
+        self.link = Link(link_settings(config), runtime, bundle)
+
+    def call(self, verb: str, request: dict[str, Any], *, timeout_s: float, install: bool = False) -> dict[str, Any]:
+        return self.link.call(verb, request, timeout_s=timeout_s, install=install)
+
+    def warm(self, verb: str) -> None:
+        self.link.warm(verb)
+
+    def send(self, tree: Path, names: Iterable[str], stage: str, progress: Callable[[int, int], None] | None) -> int:
+        from ngxsync.edges import rsync
+
+        self.link.ensure_master()
+        where = f"{self.config.user}@{self.config.host}"
+        dest = f"{self.link.alias}:{stage}"
+        sent = rsync.send(
+            self.link.rsync_shell(),
+            tree,
+            names,
+            dest,
+            timeout_s=3600.0,
+            owners=self.owners,
+            where=where,
+            progress=progress,
+        )
+        return sent.bytes_sent
+
+
+class Assembly:
+    """Everything that one configuration needs; `close` ends its connections and processes."""
+
+    def __init__(self, config: Config, runtime: Path | None = None) -> None:
+        self.config = config
+        self.state = open_state(config)
+        self.master = MasterHost(config, config.state_dir)
+        self.runtime = runtime or runtime_folder()
+        bundle = Bundle.of_package()
+        self.peers = {
+            peer.name: PeerHost(peer, self.runtime, bundle, owners=self.master.owners and peer.user == "root")
+            for peer in others(config)
+        }
+        self.pipeline = Pipeline(config, self.master, self.peers, self.state, random_hex=lambda: os.urandom(4).hex())
+
+    def __enter__(self) -> Assembly:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for peer in self.peers.values():
+            peer.link.close()
+        self.master.local.close()
+
+
+def open_state(config: Config) -> MasterState:
+    import time
+
+    return MasterState(config.state_dir / "master", time.time)
+
+
+def link_settings(peer: PeerConfig) -> LinkSettings:
+    return LinkSettings(
+        name=peer.name,
+        host=peer.host,
+        port=peer.port,
+        user=peer.user,
+        identity=peer.identity,
+        known_hosts=peer.known_hosts,
+        jump=peer.jump or None,
+        connect_timeout_s=peer.connect_timeout_s,
+        state_dir=peer.state_dir,
+    )
+
+
+def others(config: Config) -> list[PeerConfig]:
+    """The peers that are not this host: one file serves both of a pair, and the one whose `host` is an address here is itself."""
+    own = own_addresses()
+    return [peer for peer in config.peers if peer.host not in own or _is_loopback(peer.host)]
+
+
+def _is_loopback(host: str) -> bool:
+    return host.startswith("127.") or host in ("::1", "localhost")
+
+
+def own_addresses() -> set[str]:
+    """The addresses of this host's interfaces."""
+    try:
+        output = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError):
+        return set()
+    return {line.split()[3].partition("/")[0] for line in output.splitlines() if len(line.split()) > 3}
+
+
+def runtime_folder() -> Path:
+    """Where sockets and generated files live: systemd's RUNTIME_DIRECTORY, /run/ngxsync, or the user's own."""
+    given = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    own = (
+        Path(given)
+        if given
+        else RUNTIME
+        if os.geteuid() == 0
+        else Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/ngxsync-{os.geteuid()}")
+    )
+    try:
+        own.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise NgxsyncError(f"{own} cannot be made: {error.strerror}", code="state") from error
+    return own

@@ -1,0 +1,127 @@
+"""Steps 2 and 4: one peer's trees against the master's, from what both scans say (DESIGN 3; TRANSACTION, who may write)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ngxsync.agent import manifest as manifests
+from ngxsync.agent.manifest import DIR, Manifest
+from ngxsync.core.config import Config, PeerConfig
+from ngxsync.core.errors import AgentFailed, Message
+from ngxsync.core.excludes import is_excluded, narrow
+from ngxsync.core.guards import PeerFacts
+from ngxsync.core.memory import PeerRecord
+from ngxsync.core.model import Plan, Projection, Snapshot
+from ngxsync.core.plan import DELETED, make_plan, parents
+from ngxsync.flow.interfaces import Comparison
+
+YOURS, FIRST_CONTACT, GENERATION = "yours", "first-contact", "generation"
+
+
+def snapshot_for(snapshot: Snapshot, projection: Projection) -> Snapshot:
+    """The part of the master's snapshot that counts for one peer."""
+    return replace(snapshot, manifest=narrow(snapshot.manifest, projection), projection=projection)
+
+
+def compare(
+    config: Config,
+    peer: PeerConfig,
+    snapshot: Snapshot,
+    record: PeerRecord,
+    base: Manifest | None,
+    answer: Mapping[str, Any],
+) -> Comparison:
+    """`answer` is the peer's scan; `base` this master's copy of the accepted manifest that the scan was asked against.
+
+    Raises AgentFailed where the answer is none, or the peer could not read its own trees whole.
+    """
+    raise_if_unread(peer, answer)
+    try:
+        live = live_manifest(answer, base)
+    except (KeyError, TypeError, ValueError) as error:
+        raise AgentFailed(
+            Message(f"the scan's answer makes no sense: {error}", peer.name, f"{peer.name} unchanged", "sync again")
+        ) from error
+    accepted = answer["accepted"]
+    standing = standing_of(record.generation, accepted)
+    common = base if standing == YOURS else None
+    plan = make_plan(
+        snapshot.manifest, live, common, _covered(accepted if standing == YOURS else None), main_conf=config.nginx.conf
+    )
+    facts = PeerFacts(
+        name=peer.name,
+        manifest=live,
+        roots=answer["roots"],
+        specials=tuple(answer["specials"]),
+        kept_apart=tuple(answer["kept_apart"]),
+        missing_users=tuple(answer["missing_users"]),
+        recorded_master=record.master_roots,
+        recorded_peer=record.peer_roots,
+    )
+    return Comparison(
+        peer=facts,
+        snapshot=snapshot,
+        plan=without_kept(plan, [*facts.specials, *facts.kept_apart]),
+        base=common,
+        accepted=accepted,
+        standing=standing,
+        base_name=answer["base"],
+        is_empty=bool(answer["empty"]),
+        journal=answer["journal"],
+        now=float(answer["now"]),
+    )
+
+
+def raise_if_unread(peer: PeerConfig, answer: Mapping[str, Any]) -> None:
+    if answer["unread"]:
+        what = f"could not be read there: {'; '.join(answer['unread'][:5])}"
+        hint = f"see that {peer.user} may read it, or exclude it"
+        raise AgentFailed(Message(what, f"{peer.user}@{peer.host}", f"{peer.name} unchanged", hint), code="scan")
+
+
+def live_manifest(answer: Mapping[str, Any], base: Manifest | None) -> Manifest:
+    """The peer's whole manifest: what it sent is only what differs from the accepted one."""
+    changed = {
+        path: None if fields is None else manifests.entry_from_json(fields)
+        for path, fields in answer["changed"].items()
+    }
+    if answer["base"] == "accepted" and base is None:
+        raise ValueError("it is relative to a manifest that this host does not have")
+    return manifests.patched(base or {} if answer["base"] == "accepted" else {}, changed)
+
+
+def standing_of(generation: str | None, accepted: Mapping[str, Any] | None) -> str:
+    """Whether the peer's record is the one that this master wrote last."""
+    if accepted is None or generation is None:
+        return FIRST_CONTACT
+    return YOURS if accepted["generation"] == generation else GENERATION
+
+
+def _covered(accepted: Mapping[str, Any] | None) -> Any:
+    """Whether the accepted record's own projection looked at a path: what it did not see has no base."""
+    if accepted is None:
+        return lambda _path: False
+    trees = {
+        tree["path"]: tuple((regex, out) for regex, out in tree["exclude"]) for tree in accepted["projection"]["trees"]
+    }
+
+    def covered(path: str) -> bool:
+        tree = manifests.tree_of(path, list(trees))
+        if tree is None:
+            return False
+        relative = path[len(tree) + 1 :]
+        # whether it was a file or a directory is not known here: a rule for either hid it
+        return not relative or not (is_excluded(relative, trees[tree]) and is_excluded(relative + "/", trees[tree]))
+
+    return covered
+
+
+def without_kept(plan: Plan, blockers: list[str]) -> Plan:
+    """Directories that hold excluded or special entries stay on the peer, and do not count as differing (TRANSACTION, apply)."""
+    kept = {above for path in blockers for above in parents(path)}
+    changes = tuple(
+        c for c in plan.changes if not (c.kind == DELETED and c.before and c.before.kind == DIR and c.path in kept)
+    )
+    return plan if len(changes) == len(plan.changes) else Plan(changes)

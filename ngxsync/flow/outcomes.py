@@ -1,0 +1,199 @@
+"""From answers, holds and errors to results: outcome, exit status, and a message in four parts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ngxsync.core import model
+from ngxsync.core.config import PeerConfig
+from ngxsync.core.errors import Held, Message, NgxsyncError, PeerUnreachable
+from ngxsync.core.guards import Hold
+from ngxsync.core.model import PeerResult, Problem
+from ngxsync.core.wording import short_id
+from ngxsync.flow.interfaces import Comparison
+
+if TYPE_CHECKING:
+    from ngxsync.flow.peer_run import PeerRun
+
+EXITS = {
+    model.APPLIED: 0,
+    model.IN_SYNC: 0,
+    model.PENDING: 0,
+    model.NOT_PROVEN: 1,
+    model.UNREACHABLE: 4,
+    model.REFUSED: 5,
+    model.UNDONE: 6,
+    model.BROKEN: 7,
+    model.HELD: 8,
+}
+
+# failures of a transaction that are no verdict: planned and sent anew, at once or with back-off
+TRY_AGAIN = ("peer-changed", "stage-differs")
+TRANSIENT = (*TRY_AGAIN, "disk", "locked", "agent", "died", "protocol", "bug")
+
+
+class Quarantine(NgxsyncError):
+    """This snapshot was applied and undone on that peer: not tried again but once per schedule, or by a person."""
+
+    exit_status = 6
+    code = "quarantine"
+
+    def __init__(self, peer: str, snapshot: str, why: str) -> None:
+        what = f"snapshot {short_id(snapshot)} was applied there and undone: {why}"
+        hint = "change the configuration, or try it again with `ngxsync sync`"
+        super().__init__(Message(what, peer, f"{peer} runs what it ran before", hint))
+
+
+class StillRefused(NgxsyncError):
+    """This snapshot was refused in rehearsal; it is tried again with back-off and on schedule."""
+
+    exit_status = 5
+    code = "refused"
+
+    def __init__(self, peer: str, snapshot: str, why: str) -> None:
+        what = f"snapshot {short_id(snapshot)} was refused there: {why}"
+        super().__init__(
+            Message(
+                what, peer, f"{peer} unchanged", "mend the cause; it is tried again by itself, or with `ngxsync sync`"
+            )
+        )
+
+
+def message_of(answer: Mapping[str, Any], peer: PeerConfig) -> Message:
+    """An agent's message, with the host that it speaks of."""
+    parts = answer.get("message") or {}
+    where = f"{peer.user}@{peer.host}"
+    path = str(parts.get("where") or "")
+    state = str(parts.get("state") or "unchanged")
+    return Message(
+        str(parts.get("what") or answer.get("code")),
+        f"{where}:{path}" if path else where,
+        f"{peer.name} {state}",
+        str(parts.get("next") or ""),
+    )
+
+
+def result_of(run: PeerRun, compared: Comparison, answer: Mapping[str, Any]) -> PeerResult:
+    """The result of a transaction's answer. Raises NgxsyncError for failures that are no verdict, Held for holds."""
+    peer = run.peer.config
+    outcome, code = str(answer.get("outcome") or ""), str(answer["code"])
+    if not answer["ok"] and code in TRANSIENT:
+        raise TransactionFailed(message_of(answer, peer), code=code)
+    if outcome == model.HELD:
+        raise Held(message_of(answer, peer), code=code)
+    problems = tuple(Problem(p["text"], p["file"], p["line"], p["level"]) for p in answer.get("problems", ()))
+    reload = "reloaded" if answer.get("reloaded") else "none" if outcome == model.NOT_PROVEN else "not-needed"
+    timings = {
+        **run.timings,
+        **{f"peer-{step}": round(seconds, 4) for step, seconds in answer.get("timings", {}).items()},
+    }
+    run.timings.update(timings)
+    return run.result(
+        outcome,
+        compared,
+        code=code,
+        exit=EXITS[outcome],
+        accepted=compared.snapshot.id if answer["ok"] else (compared.accepted or {}).get("id", ""),
+        problems=problems,
+        warnings=(*answer.get("warnings", ()), *edited_warnings(answer)),
+        reload=reload if answer["ok"] else "",
+        message=verdict_message(outcome, code, answer, problems, peer),
+    )
+
+
+def edited_warnings(answer: Mapping[str, Any]) -> list[str]:
+    return [f"{path} was edited meanwhile: the edit is kept in the store there" for path in answer.get("edited", ())]
+
+
+def verdict_message(
+    outcome: str, code: str, answer: Mapping[str, Any], problems: Sequence[Problem], peer: PeerConfig
+) -> Message | None:
+    name, where = peer.name, f"{peer.user}@{peer.host}"
+    if outcome == model.REFUSED:
+        errors = [p for p in problems if p.level == "error"] or [Problem("no reason was given")]
+        return Message(
+            f"nginx on {name} refused it: {errors[0]}",
+            where,
+            f"{name} unchanged",
+            "mend the configuration, or what it leans on there",
+        )
+    if outcome == model.UNDONE:
+        said = "; ".join(dict.fromkeys(answer.get("lines", ())))
+        what = f"{answer.get('reason') or 'it was not proven'}{': ' + said if said else ''}"
+        return Message(
+            what,
+            where,
+            f"{name} runs what it ran before, its old files are back",
+            "mend the cause, then `ngxsync sync`",
+        )
+    if outcome == model.BROKEN:
+        return message_of(answer, peer)
+    if outcome == model.NOT_PROVEN:
+        why = "nginx does not run there" if code == "nginx-down" else "nginx did not prove to run it"
+        return Message(
+            f"applied, but {why}", where, f"{name} has the files", f"start nginx on {name}; the next run proves it"
+        )
+    return None
+
+
+class TransactionFailed(NgxsyncError):
+    """The peer's transaction ended without a verdict, and undid what it had begun."""
+
+    exit_status = 4
+    code = "failed"
+
+
+def failed(name: str, error: NgxsyncError, timings: Mapping[str, float]) -> PeerResult:
+    """The result of a run that raised: held, refused earlier, unreachable, or failed in between."""
+    outcome = {8: model.HELD, 6: model.UNDONE, 5: model.REFUSED, 9: model.HELD}.get(
+        error.exit_status, model.UNREACHABLE
+    )
+    if error.code == "paused":
+        outcome = model.PAUSED
+    elif error.code == "first-contact":
+        outcome = model.FIRST_SYNC
+    elif error.exit_status == 4 and not isinstance(error, PeerUnreachable):
+        outcome = model.UNKNOWN
+    return PeerResult(name, outcome, error.code, error.exit_status, message=error.message, timings=dict(timings))
+
+
+def joined(holds: Sequence[Hold]) -> Message:
+    """One message of all holds: the first in full, the others by their reasons and codes."""
+    first = holds[0].message
+    if len(holds) == 1:
+        return first
+    others = "; ".join(f"{hold.message.what} [{hold.code}]" for hold in holds[1:])
+    codes = " ".join(f"--force {hold.code}" for hold in holds)
+    return Message(f"{first.what}; also: {others}", first.where, first.state, f"ngxsync sync {codes}")
+
+
+def generation_hold(compared: Comparison, peer: str) -> Hold:
+    accepted = compared.accepted or {}
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(accepted["at"])))
+    what = f"{accepted['written_by']} wrote there last (run {accepted['run']}, {when}), not this host's latest run"
+    hint = "look at `ngxsync diff`; `ngxsync sync --force generation` overwrites it"
+    return Hold("generation", Message(what, peer, f"{peer} unchanged", hint))
+
+
+def first_contact_hold(peer: str, master: str) -> Hold:
+    what = (
+        f"{peer} has content, but {master} and {peer} have no accepted snapshot in common: which of the two is right?"
+    )
+    hint = "look at `ngxsync diff`; `ngxsync sync` makes it like this host, keeping what it replaces"
+    return Hold("first-contact", Message(what, peer, f"{peer} unchanged", hint))
+
+
+def never_begun(run: str, peer: PeerConfig) -> Message:
+    return Message(
+        f"the connection was cut before run {run} began",
+        f"{peer.user}@{peer.host}",
+        f"{peer.name} unchanged",
+        "it is tried again",
+    )
+
+
+def still_running(run: str, peer: PeerConfig) -> Message:
+    hint = f"`ngxsync-agent status` on {peer.name} tells; the next run asks again"
+    return Message(f"run {run} still works there", f"{peer.user}@{peer.host}", "its outcome is not known yet", hint)

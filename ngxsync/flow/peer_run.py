@@ -1,0 +1,305 @@
+"""Steps 4 to 9 for one peer, from its scan to the answer of its transaction, and what this master remembers of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ngxsync.core import model
+from ngxsync.core.config import Config
+from ngxsync.core.errors import AgentFailed, Held, Message, NgxsyncError, PeerUnreachable
+from ngxsync.core.excludes import make_projection
+from ngxsync.core.guards import GuardSettings, Hold, apply_force, check_guards
+from ngxsync.core.memory import PeerRecord, Quarantined, Refused
+from ngxsync.core.model import PeerResult, Plan, Snapshot
+from ngxsync.core.plan import needs_reload, paths_to_send
+from ngxsync.flow import outcomes, requests
+from ngxsync.flow.comparison import FIRST_CONTACT, GENERATION, compare, snapshot_for
+from ngxsync.flow.interfaces import Comparison, Master, Options, Peer, Prepared
+
+SCAN_S = 120.0
+ASK_S = 20.0
+ASK_EVERY_S = 1.0
+
+
+class PeerRun:
+    """One run on one peer. Everything is raised or returned; the caller turns what is raised into a result."""
+
+    def __init__(
+        self, config: Config, master: Master, peer: Peer, memory: Any, prepared: Prepared, options: Options
+    ) -> None:
+        self.config, self.master, self.peer, self.memory = config, master, peer, memory
+        self.prepared, self.options = prepared, options
+        self.name = peer.config.name
+        self.timings: dict[str, float] = {}
+        self.bytes_sent = 0
+        self.record = memory.load_peer(self.name)
+        implied = prepared.named.self_excludes
+        for tree, patterns in implied.items():
+            self.record = self.record.with_self_excludes(tree, patterns)
+        self.projection = make_projection(config, peer.config, self.record.self_excludes, owners=self._owners())
+        self.snapshot: Snapshot = snapshot_for(prepared.snapshot, self.projection)
+        self.plan = Plan()
+
+    def _owners(self) -> bool:
+        """Owners count where both sides can set them."""
+        return self.master.owners and self.peer.config.user == "root"
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.timings[step] = round(self.timings.get(step, 0.0) + time.monotonic() - started, 4)
+
+    # step 4
+
+    def compare(self) -> Comparison:
+        """Scan the peer and plan. What an earlier run left open there is settled first."""
+        base = self.memory.load_accepted(self.name, self.record.generation)
+        request = requests.scan_request(
+            self.config, self.peer.config, self.snapshot, self.record, base is not None, full=self.options.full
+        )
+        with self.timed("scan"):
+            answer = self._call("scan", request, SCAN_S)
+        if answer["journal"] is not None and not self.options.dry_run:
+            self._call("recover", requests.common(self.config, self.peer.config, self.projection), SCAN_S)
+            return self.compare()
+        compared = compare(self.config, self.peer.config, self.snapshot, self.record, base, answer)
+        self.plan = compared.plan
+        return compared
+
+    def _call(self, verb: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        answer = self.peer.call(
+            verb, request, timeout_s=timeout_s, install=self.options.install and not self.options.dry_run
+        )
+        if not answer["ok"] and verb != "transact":
+            raise AgentFailed(outcomes.message_of(answer, self.peer.config), code=str(answer["code"]))
+        return answer
+
+    def holds(self, compared: Comparison) -> tuple[Hold, ...]:
+        """Every reason to stop here, those that were forced left out."""
+        settings = GuardSettings(
+            content=self.config.nginx.content,
+            main_conf=self.config.nginx.conf,
+            max_delete_pct=self.config.sync.max_delete_pct,
+            on_drift=self.config.sync.on_drift,
+            master_name=self.master.name,
+        )
+        found = [*check_guards(compared.plan, compared.snapshot, compared.peer, settings)]
+        if compared.standing == GENERATION and not compared.adopt:
+            found = [
+                outcomes.generation_hold(compared, self.name),
+                *(hold for hold in found if hold.code != FIRST_CONTACT),
+            ]
+        elif (
+            compared.standing == FIRST_CONTACT
+            and not compared.is_empty
+            and compared.plan
+            and not any(h.code == FIRST_CONTACT for h in found)
+        ):
+            found = [*found, outcomes.first_contact_hold(self.name, self.master.name)]
+        force = set(self.options.force)
+        if self.options.by_person:
+            force.add(FIRST_CONTACT)  # `sync` by a person is the choice of direction
+        return tuple(hold for hold in apply_force(found, self.options.force) if hold.code not in force)
+
+    def raise_if_unconfirmed(self, compared: Comparison) -> None:
+        """A person's first sync shows what it would delete and asks."""
+        deletions = [change for change in compared.plan.changes if change.kind == "deleted"]
+        if compared.standing != FIRST_CONTACT or compared.is_empty or not deletions or self.options.confirm is None:
+            return
+        if not self.options.confirm(self.name, compared.plan):
+            what = f"the first sync would delete {len(deletions)} paths on {self.name}, and nobody said yes"
+            hint = "look at `ngxsync diff`; `ngxsync sync --yes` does it"
+            raise Held(Message(what, self.name, f"{self.name} unchanged", hint), code=FIRST_CONTACT)
+
+    # steps 5 to 9
+
+    def sync(self) -> PeerResult:
+        """The whole run on this peer. Raises NgxsyncError; what the peer itself decided is in the result."""
+        self.settle_open_run()
+        compared = self.compare()
+        holds = self.holds(compared)
+        if holds:
+            raise Held(outcomes.joined(holds), code=holds[0].code)
+        self.raise_if_unconfirmed(compared)
+        if self._is_done(compared):
+            return self._remember_equal(compared)
+        if self.options.dry_run:
+            return self.result(model.PENDING if compared.plan else model.IN_SYNC, compared)
+        self._raise_if_given_up(compared)
+        stages = self.stage(compared)
+        answer = self.transact(compared, stages)
+        return self.concluded(compared, answer)
+
+    def _is_done(self, compared: Comparison) -> bool:
+        """Nothing to do: equal, recorded, and proven (a peer that came back without nginx is asked again)."""
+        accepted = compared.accepted
+        return not compared.plan and compared.standing == "yours" and accepted is not None and bool(accepted["proven"])
+
+    def _raise_if_given_up(self, compared: Comparison) -> None:
+        """Quarantine (after 6) and back-off (after 5) bind automatic runs only."""
+        snapshot = compared.snapshot.id
+        if self.options.by_person:
+            return
+        why = self.record.why_quarantined(snapshot)
+        if why and self.options.trigger != "schedule":
+            raise outcomes.Quarantine(self.name, snapshot, why)
+        refused = self.record.refused
+        if refused and refused.snapshot == snapshot and self.options.trigger == "change":
+            raise outcomes.StillRefused(self.name, snapshot, refused.why)
+
+    def stage(self, compared: Comparison) -> dict[str, str]:
+        """Step 5: exactly the planned files, into this run's stage."""
+        names = paths_to_send(compared.plan)
+        if not compared.plan:
+            return {}
+        trees = list(self.projection.roots)
+        request = {
+            **requests.common(self.config, self.peer.config, self.projection),
+            "run": self.prepared.run,
+            "trees": trees,
+        }
+        with self.timed("stage"):
+            stages: dict[str, str] = self._call("stage", request, ASK_S)["stages"]
+            for tree in trees:
+                below = [name[len(tree) + 1 :] for name in names if name.startswith(tree + "/")]
+                if below:
+                    self.bytes_sent += self.peer.send(Path(tree), below, stages[tree], self._progress())
+        return stages
+
+    def _progress(self) -> Callable[[int, int], None] | None:
+        progress = self.options.progress
+        return None if progress is None else lambda done, total: progress(self.name, "stage", done, total)
+
+    def reload_needed(self, compared: Comparison) -> bool:
+        accepted = compared.accepted
+        if compared.standing == FIRST_CONTACT or accepted is None or not accepted["proven"]:
+            return True
+        always = self.config.nginx.reload_when == "always"
+        loaded = [c.path for c in compared.plan.changes if self.prepared.named.loads(c.path)]
+        return needs_reload(compared.plan, self.config.nginx.content, loaded, always)
+
+    def transact(self, compared: Comparison, stages: dict[str, str]) -> dict[str, Any]:
+        """Steps 6 to 9, on the peer alone; after a cut connection it is asked, never assumed."""
+        run, test_s = self.prepared.run, self.prepared.validation.seconds
+        request = requests.transact_request(
+            self.config,
+            self.peer.config,
+            compared,
+            run=run,
+            written_by=self.master.name,
+            generation=self.record.generation,
+            stages=stages,
+            reload=self.reload_needed(compared),
+            force=self.options.force,
+            test_s=test_s,
+        )
+        self.record = replace(self.record, open_run=run)
+        self.memory.save_peer(self.record)
+        with self.timed("transact"):
+            try:
+                return self._call(
+                    "transact", request, requests.transact_timeout_s(self.config, self.peer.config, test_s)
+                )
+            except PeerUnreachable as error:
+                if error.code != "cut":
+                    raise
+                return self.ask_for(run, error)
+
+    def ask_for(self, run: str, cause: NgxsyncError | None = None) -> dict[str, Any]:
+        """The answer of a run whose connection was cut. Raises `cause` (or PeerUnreachable) where it is not to be had yet."""
+        request = {**requests.common(self.config, self.peer.config, self.projection), "run": run}
+        end = time.monotonic() + requests.transact_timeout_s(
+            self.config, self.peer.config, self.prepared.validation.seconds
+        )
+        while True:
+            answer = self._call("show", request, ASK_S)
+            if answer["state"] == "done":
+                return dict(answer["answer"])
+            if answer["state"] == "open":
+                self._call("recover", requests.common(self.config, self.peer.config, self.projection), SCAN_S)
+            elif answer["state"] == "unknown":
+                raise cause or PeerUnreachable(outcomes.never_begun(run, self.peer.config), code="cut")
+            elif time.monotonic() > end:
+                raise cause or PeerUnreachable(outcomes.still_running(run, self.peer.config), code="cut")
+            time.sleep(ASK_EVERY_S)
+
+    def settle_open_run(self) -> None:
+        """A run whose answer never came: its generation, if it was accepted, is this master's own."""
+        run = self.record.open_run
+        if not run or self.options.dry_run:
+            return
+        request = {**requests.common(self.config, self.peer.config, self.projection), "run": run}
+        answer = self._call("show", request, ASK_S)
+        if answer["state"] in ("open", "running"):
+            self._call("recover", requests.common(self.config, self.peer.config, self.projection), SCAN_S)
+            answer = self._call("show", request, ASK_S)
+        generation = (answer["answer"] or {}).get("generation") if answer["state"] == "done" else None
+        if generation:
+            # its manifest is not kept here any more: the next scan is whole, and equal trees are adopted
+            self.record = replace(self.record, generation=generation)
+        self.record = replace(self.record, open_run="")
+        self.memory.save_peer(self.record)
+
+    # step 10, the master's memory
+
+    def concluded(self, compared: Comparison, answer: Mapping[str, Any]) -> PeerResult:
+        result = outcomes.result_of(self, compared, answer)
+        record = replace(self.record, open_run="")
+        if answer["ok"]:
+            generation = str(answer["generation"])
+            self.memory.save_accepted(self.name, generation, compared.snapshot.manifest)
+            record = replace(
+                record,
+                generation=generation,
+                accepted=compared.snapshot.id,
+                accepted_at=float(answer["at"]),
+                proven=bool(answer["proven"]),
+                projection=compared.snapshot.projection.as_json(),
+                master_roots=dict(compared.snapshot.roots),
+                peer_roots=dict(compared.peer.roots),
+                refused=None,
+                quarantine=(),
+            )
+        elif result.outcome == model.REFUSED:
+            record = self._refused(record, compared.snapshot.id, result)
+        elif result.outcome in (model.UNDONE, model.BROKEN):
+            why = result.message.what if result.message else result.outcome
+            record = replace(record, quarantine=(Quarantined(compared.snapshot.id, why, compared.now),))
+        self.record = record
+        self.memory.save_peer(record)
+        return result
+
+    def _refused(self, record: PeerRecord, snapshot: str, result: PeerResult) -> PeerRecord:
+        why = str(result.problems[0]) if result.problems else "nginx refused it"
+        known = record.refused
+        if known and known.snapshot == snapshot:
+            return replace(record, refused=replace(known, why=why, tries=known.tries + 1))
+        return replace(record, refused=Refused(snapshot, why, time.time()))
+
+    def _remember_equal(self, compared: Comparison) -> PeerResult:
+        roots = {"master_roots": dict(compared.snapshot.roots), "peer_roots": dict(compared.peer.roots)}
+        self.record = replace(self.record, refused=None, quarantine=(), **roots)
+        if not self.options.dry_run:
+            self.memory.save_peer(self.record)
+        return self.result(model.IN_SYNC, compared)
+
+    def result(self, outcome: str, compared: Comparison, **more: Any) -> PeerResult:
+        accepted = (compared.accepted or {}).get("id", "")
+        return PeerResult(
+            name=self.name,
+            outcome=outcome,
+            snapshot=compared.snapshot.id,
+            accepted=more.pop("accepted", accepted),
+            changes=compared.plan.changes,
+            bytes_sent=self.bytes_sent,
+            timings=dict(self.timings),
+            **more,
+        )

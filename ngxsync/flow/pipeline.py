@@ -1,0 +1,223 @@
+"""The ten steps of DESIGN 3: scan and validate once, then every peer by itself, so that a dead one delays no other.
+
+Manifests say what, triggers only when. Dry run is the same path, ending earlier.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from ngxsync.core import model
+from ngxsync.core.config import Config
+from ngxsync.core.errors import ConfigError, Held, MasterInvalid, Message, NgxsyncError, SourceChanged
+from ngxsync.core.excludes import make_projection
+from ngxsync.core.model import PeerResult, Problem, RunResult, Snapshot, worst_exit
+from ngxsync.core.render import json_run
+from ngxsync.flow import outcomes
+from ngxsync.flow.interfaces import Comparison, Master, Named, Options, Peer, Prepared, Validation
+from ngxsync.flow.peer_run import PeerRun
+
+ATTEMPTS = 3  # of scanning anew where master or peer changed while a run was at work
+RUN_TRIGGERS_KEPT = 500
+
+
+class Pipeline:
+    """One master and its peers. `memory` is edges/state.py; `random_hex` makes the random part of a run's id."""
+
+    def __init__(
+        self, config: Config, master: Master, peers: Mapping[str, Peer], memory: Any, *, random_hex: Callable[[], str]
+    ) -> None:
+        self.config, self.master, self.peers, self.memory = config, master, dict(peers), memory
+        self.random_hex = random_hex
+
+    # steps 2 and 3
+
+    def scan(self, named: Named, *, full: bool) -> Snapshot:
+        """The master's trees with the excludes that all peers share."""
+        projection = make_projection(self.config, None, named.self_excludes, owners=self.master.owners)
+        return self.master.scan(projection, full=full)
+
+    def validate(self) -> tuple[Snapshot, Validation, Named]:
+        """A snapshot that is exactly what nginx accepted: scanned again after the test, until both agree. Raises MasterInvalid."""
+        for attempt in range(ATTEMPTS):
+            named = self.master.named()
+            before = self.scan(named, full=False)
+            validation = self.master.validate()
+            after = self.scan(named, full=False)
+            if before.id == after.id or attempt == ATTEMPTS - 1:
+                break
+        if before.id != after.id:
+            hint = "the next quiet moment is used; see what writes there all the time, and exclude it"
+            raise Held(
+                Message(
+                    "the trees changed all the while they were tested", self.master.name, "no peer was changed", hint
+                ),
+                code="unsettled",
+            )
+        if not validation.passed:
+            raise Refusal(validation, self.master.name)
+        return after, validation, named
+
+    def prepare(self, options: Options) -> Prepared:
+        run = self.memory.new_run_id(self.random_hex())
+        if options.full:
+            self.scan(self.master.named(), full=True)
+        snapshot, validation, named = self.validate()
+        return Prepared(run, snapshot, validation, named)
+
+    # all steps
+
+    def chosen(self, options: Options) -> list[Peer]:
+        unknown = [name for name in options.peers if name not in self.peers]
+        if unknown:
+            known = ", ".join(self.peers)
+            raise ConfigError(
+                Message(
+                    f"no such peer: {', '.join(unknown)}",
+                    self.config.file,
+                    "nothing changed",
+                    f"the peers are: {known}",
+                )
+            )
+        return [peer for name, peer in self.peers.items() if not options.peers or name in options.peers]
+
+    def run(self, options: Options) -> RunResult:
+        """One run over the chosen peers, recorded. Raises ConfigError for options that make no sense; all else is in the result."""
+        peers = self.chosen(options)
+        started = time.time()
+        for peer in peers:
+            self._warm(peer)
+        try:
+            prepared = self.prepare(options)
+        except NgxsyncError as error:
+            return self._record(failed_run(self.memory.new_run_id(self.random_hex()), options, error, started), options)
+        with ThreadPoolExecutor(max_workers=max(1, len(peers))) as pool:
+            results = tuple(pool.map(lambda peer: self.run_peer(peer, prepared, options), peers))
+        return self._record(self.result(prepared, results, options, started), options)
+
+    @staticmethod
+    def _warm(peer: Peer) -> None:
+        with suppress(NgxsyncError):  # its own run says so
+            peer.warm("scan")
+
+    def run_peer(self, peer: Peer, prepared: Prepared, options: Options) -> PeerResult:
+        """Steps 4 to 9 on one peer; never raises NgxsyncError."""
+        name = peer.config.name
+        timings: Mapping[str, float] = {}
+        try:
+            with self.memory.lock(name, options.wait_s, run=prepared.run):
+                self._raise_if_paused(name, options)
+                for attempt in range(ATTEMPTS):
+                    work = PeerRun(self.config, self.master, peer, self.memory, prepared, options)
+                    timings = work.timings
+                    try:
+                        result = work.sync()
+                        break
+                    except (SourceChanged, outcomes.TransactionFailed) as error:
+                        again = isinstance(error, SourceChanged) or error.code in outcomes.TRY_AGAIN
+                        if not again or attempt == ATTEMPTS - 1:
+                            raise
+                        prepared = self.prepare(options)
+                self._remember(name, prepared, result, options)
+                return result
+        except NgxsyncError as error:
+            result = outcomes.failed(name, error, timings)
+            self._remember(name, prepared, result, options)
+            return result
+
+    def _raise_if_paused(self, name: str, options: Options) -> None:
+        pause = self.memory.active_pause(name)
+        if pause is None or options.dry_run or "paused" in options.force:
+            return
+        what = f"paused by {pause.who}: {pause.reason}"
+        hint = "`ngxsync resume` ends it; `ngxsync sync --force paused` goes past it once"
+        raise Held(Message(what, name, f"{name} unchanged", hint), code="paused")
+
+    def _remember(self, name: str, prepared: Prepared, result: PeerResult, options: Options) -> None:
+        """The status word and the latest run of this peer, for `status`."""
+        if options.dry_run:
+            return
+        with suppress(NgxsyncError):  # the disk is full: the result itself says more than its record could
+            self.memory.note_result(name, prepared.run, result)
+
+    def compare(self, peer: Peer, options: Options) -> tuple[Comparison, Named]:
+        """The plan for one peer without validating: for diff and status."""
+        named = self.master.named()
+        snapshot = self.scan(named, full=options.full)
+        prepared = Prepared("compare", snapshot, Validation(True), named)
+        return PeerRun(self.config, self.master, peer, self.memory, prepared, options).compare(), named
+
+    def result(
+        self, prepared: Prepared, results: tuple[PeerResult, ...], options: Options, started: float
+    ) -> RunResult:
+        worst = worst_exit([result.exit for result in results])
+        decisive = next((r for r in results if r.exit == worst), None)
+        applied = any(r.outcome == model.APPLIED for r in results)
+        outcome = (
+            decisive.outcome
+            if decisive and worst
+            else model.APPLIED
+            if applied
+            else results[0].outcome
+            if results
+            else model.IN_SYNC
+        )
+        return RunResult(
+            run=prepared.run,
+            trigger=options.trigger,
+            snapshot=prepared.snapshot.id,
+            exit=worst,
+            outcome=outcome,
+            code=decisive.code if decisive and worst else "",
+            peers=results,
+            problems=tuple(p for p in prepared.validation.problems if p.level != "error"),
+            started=started,
+            duration_s=round(time.time() - started, 3),
+        )
+
+    def _record(self, result: RunResult, options: Options) -> RunResult:
+        """Step 10: runs that did something, or failed; a quiet check leaves no record."""
+        if not options.dry_run and (result.outcome != model.IN_SYNC or options.by_person):
+            try:
+                self.memory.record_run(
+                    result.run,
+                    {**json_run(options.trigger, result), "started": result.started, "duration_s": result.duration_s},
+                )
+                self.memory.forget_runs(RUN_TRIGGERS_KEPT)
+            except NgxsyncError as error:
+                return replace(
+                    result, message=result.message or error.message
+                )  # the outcome stands, its record is missing
+        return result
+
+
+class Refusal(MasterInvalid):
+    """The master's own nginx refuses its configuration; `validation` has every problem as file:line."""
+
+    def __init__(self, validation: Validation, master: str) -> None:
+        self.problems: tuple[Problem, ...] = validation.problems
+        errors = [problem for problem in validation.problems if problem.level == "error"]
+        count = f"{len(errors)} problems" if len(errors) > 1 else "a problem"
+        what = f"nginx on {master} does not accept its configuration: {count}"
+        super().__init__(Message(what, "", "no peer was changed", "mend it; `ngxsync validate` tries it again"))
+
+
+def failed_run(run: str, options: Options, error: NgxsyncError, started: float) -> RunResult:
+    """A run that ended before any peer was asked."""
+    outcome = {3: model.REFUSED, 8: model.HELD}.get(error.exit_status, model.UNKNOWN)
+    return RunResult(
+        run=run,
+        trigger=options.trigger,
+        exit=error.exit_status,
+        outcome=outcome,
+        code=error.code,
+        problems=getattr(error, "problems", ()),
+        message=error.message,
+        started=started,
+        duration_s=round(time.time() - started, 3),
+    )
