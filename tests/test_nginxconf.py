@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ngxsync.agent.directives import named_files, parse
+from ngxsync.agent.nginxtest import parse_nginx_t
 from ngxsync.core.model import Problem
-from ngxsync.core.nginxtest import parse_nginx_t
 from ngxsync.edges.nginxconf import ConfReader, explain, with_hints
 from tests.broken_cases import BASE, CASES, INCLUDE_CYCLE, MAIN, MASTER_ADDRESS, OUTSIDE, PEER_ONLY, VHOST, BrokenCase
 
@@ -54,6 +54,10 @@ def write(tree: Path, files: dict[str, str]) -> None:
         (tree / name).write_text(text)
 
 
+def problems_of(output: str) -> tuple[Problem, ...]:
+    return tuple(Problem(**problem) for problem in parse_nginx_t(output))
+
+
 def check_by_nginx(tree: Path, *addresses: str, as_root: bool = False) -> tuple[bool, tuple[Problem, ...]]:
     """nginx's own verdict, in a network of its own, where all ports are free and no name is resolved.
 
@@ -66,7 +70,7 @@ def check_by_nginx(tree: Path, *addresses: str, as_root: bool = False) -> tuple[
     script = f'{network} && exec {back} "$0" -t -p "$1" -c "$2"'
     argv = [*own, "sh", "-c", script, NGINX, str(tree), str(tree / MAIN)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env={**os.environ, "LC_ALL": "C"})
-    return done.returncode == 0, parse_nginx_t(done.stderr)
+    return done.returncode == 0, problems_of(done.stderr)
 
 
 def assert_refused(case: BrokenCase, tree: Path) -> None:
@@ -210,7 +214,7 @@ nginx: configuration file /usr/local/nginx/conf/nginx.conf test failed
 def test_what_nginx_says() -> None:
     main = "/usr/local/nginx/conf/nginx.conf"
     warned = 'the "user" directive makes sense only if the master process runs with super-user privileges, ignored'
-    assert parse_nginx_t(NGINX_SAID) == (
+    assert problems_of(NGINX_SAID) == (
         Problem(
             'could not open error log file: open() "/var/log/nginx/error.log" failed (13: Permission denied)',
             level="warning",
@@ -225,7 +229,7 @@ def test_what_nginx_says() -> None:
 
 @pytest.mark.parametrize("output", ["", "sh: 1: nginx: not found\n"])
 def test_what_is_none_of_nginx_is_no_problem_of_the_configuration(output: str) -> None:
-    assert parse_nginx_t(output) == ()
+    assert problems_of(output) == ()
 
 
 # where each relative name begins is asked of nginx itself: its complaint shows the whole path

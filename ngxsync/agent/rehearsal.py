@@ -1,30 +1,16 @@
 """`nginx -t` in a private view, for both hosts: over live + stage on the peer, over the tree as it is on the master."""
 
 import os
-import re
 import subprocess
 import time
 from typing import Any, Dict, List
 
 from .answers import Failure
 from .nginx import Nginx, test_argv, test_program
+from .nginxtest import parse_nginx_t
 from .view import Test, Verdict, ViewImpossible, run_in_view
 
 TIMEOUT_S = 60.0
-
-_PROBLEM = re.compile(r"^nginx: \[(\w+)\] (.*?)(?: in (/.*):(\d+))?$")
-
-
-def problems_of(output: str) -> List[Dict[str, Any]]:
-    """Lines of `nginx -t` as {level, text, file, line}; line is 0 where nginx names no place."""
-    found = []
-    for line in output.splitlines():
-        match = _PROBLEM.match(line)
-        if match:
-            level = "warning" if match.group(1) in ("warn", "notice", "info") else "error"
-            place = {"file": match.group(3) or "", "line": int(match.group(4) or 0)}
-            found.append(dict(place, level=level, text=match.group(2)))
-    return found
 
 
 def rehearse(nginx: Nginx, mount_point: str, actions: List[List[Any]], timeout_s: float) -> Dict[str, Any]:
@@ -45,7 +31,7 @@ def rehearse(nginx: Nginx, mount_point: str, actions: List[List[Any]], timeout_s
 
 
 def judged(verdict: Verdict) -> Dict[str, Any]:
-    problems = problems_of(verdict.output)
+    problems = parse_nginx_t(verdict.output)
     passed = verdict.status == 0 and not verdict.timed_out
     if not passed and not any(problem["level"] == "error" for problem in problems):
         problems.append({"level": "error", "text": _why(verdict), "file": "", "line": 0})
