@@ -27,14 +27,17 @@ Proof = NamedTuple(
 
 
 def is_idle(pid: int) -> bool:
-    """SIGHUP neither blocked (1 while it reads a configuration) nor pending: bit 0 of SigBlk and of ShdPnd."""
+    """SIGHUP neither blocked (1 while it reads a configuration) nor pending: bit 0 of SigBlk and of ShdPnd; and it sleeps.
+
+    A signal that is just being taken is for an instant neither pending nor blocked: then the process runs.
+    """
     try:
         with open("/proc/%d/status" % pid, "rb") as stream:
             text = stream.read()
     except OSError:
         return False
     masks = dict(re.findall(rb"^(SigBlk|ShdPnd):\s*([0-9a-f]+)$", text, re.M))
-    return not any(int(mask, 16) & 1 for mask in masks.values())
+    return b"State:\tS" in text and not any(int(mask, 16) & 1 for mask in masks.values())
 
 
 def children(pid: int) -> List[int]:
