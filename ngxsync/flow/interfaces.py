@@ -71,7 +71,10 @@ class Peer(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    """How a run was asked for. `confirm(peer, plan)` is a person's answer at a first sync that would delete; None asks nobody."""
+    """How a run was asked for. `confirm(peer, plan)` is a person's answer at a first sync that would delete; None asks nobody.
+
+    `gate` lets a run work ahead while a burst of edits settles: scan, test, plan and stage touch nothing live.
+    """
 
     trigger: str = "sync"
     full: bool = False
@@ -83,6 +86,7 @@ class Options:
     confirm: Callable[[str, Plan], bool] | None = None
     progress: Progress | None = None
     install: bool = True
+    gate: Callable[[Prepared], bool] | None = None  # asked before anything is concluded or applied; False: start anew
 
 
 @dataclass(frozen=True)

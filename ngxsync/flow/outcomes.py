@@ -138,6 +138,13 @@ def verdict_message(
     return None
 
 
+class Superseded(NgxsyncError):
+    """A run that worked ahead was overtaken by an edit; nobody is told, a new one follows."""
+
+    exit_status = 4
+    code = "superseded"
+
+
 class TransactionFailed(NgxsyncError):
     """The peer's transaction ended without a verdict, and undid what it had begun."""
 

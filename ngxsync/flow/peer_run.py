@@ -127,16 +127,28 @@ class PeerRun:
         compared = self.compare()
         holds = self.holds(compared)
         if holds:
+            self._pass_gate()
             raise Held(outcomes.joined(holds), code=holds[0].code)
         self.raise_if_unconfirmed(compared)
         if self._is_done(compared):
+            self._pass_gate()
             return self._remember_equal(compared)
         if self.options.dry_run:
             return self.result(model.PENDING if compared.plan else model.IN_SYNC, compared)
         self._raise_if_given_up(compared)
         stages = self.stage(compared)
+        self._pass_gate()
         answer = self.transact(compared, stages)
         return self.concluded(compared, answer)
+
+    def _pass_gate(self) -> None:
+        """Raises Superseded where the trees moved on while this run worked ahead."""
+        gate = self.options.gate
+        if gate is None:
+            return
+        with self.timed("settle"):
+            if not gate(self.prepared):
+                raise outcomes.Superseded(Message("the trees changed meanwhile", self.name))
 
     def _is_done(self, compared: Comparison) -> bool:
         """Nothing to do: equal, recorded, and proven (a peer that came back without nginx is asked again)."""

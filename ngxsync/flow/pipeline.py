@@ -106,7 +106,7 @@ class Pipeline:
             peer.warm("scan")
 
     def run_peer(self, peer: Peer, prepared: Prepared, options: Options) -> PeerResult:
-        """Steps 4 to 9 on one peer; never raises NgxsyncError."""
+        """Steps 4 to 9 on one peer. Of all NgxsyncErrors raises only Superseded."""
         name = peer.config.name
         timings: Mapping[str, float] = {}
         try:
@@ -125,6 +125,8 @@ class Pipeline:
                         prepared = self.prepare(options)
                 self._remember(name, prepared, result, options)
                 return result
+        except outcomes.Superseded:
+            raise
         except NgxsyncError as error:
             result = outcomes.failed(name, error, timings)
             self._remember(name, prepared, result, options)
