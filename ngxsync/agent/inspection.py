@@ -9,10 +9,10 @@ import sys
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from . import PROTOCOL, journal, unit
+from . import journal, unit
 from .answers import Failure
 from .directives import named_files, read_all
-from .manifest import delta, is_clean, snapshot_id, tree_of
+from .manifest import PROTOCOL, delta, is_clean, snapshot_id, tree_of
 from .nginx import find_nginx
 from .paths import Anchor
 from .recovery import describe

@@ -8,8 +8,9 @@ import sys
 import traceback
 from typing import Any, Callable, Dict, List
 
-from . import PROTOCOL, inspection, journal
+from . import inspection, journal
 from .answers import Failure
+from .manifest import PROTOCOL
 from .nginx import nginx_or_failure
 from .recovery import recover, sweep
 from .rehearsal import TIMEOUT_S, rehearse

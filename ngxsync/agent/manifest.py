@@ -8,6 +8,8 @@ import json
 import posixpath
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+PROTOCOL = 1  # of requests and answers; raised when either changes its meaning
+
 FILE, DIR, LINK = "file", "dir", "link"
 
 Entry = NamedTuple(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import ngxsync
-from ngxsync.agent import PROTOCOL, scan
+from ngxsync.agent import scan
+from ngxsync.agent.manifest import PROTOCOL
 from ngxsync.core.errors import Held, Message, NgxsyncError
 from ngxsync.core.model import Problem, Projection, Snapshot
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ngxsync.agent import PROTOCOL
 from ngxsync.agent import manifest as manifests
-from ngxsync.agent.manifest import Manifest
+from ngxsync.agent.manifest import PROTOCOL, Manifest
 from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.memory import PeerRecord
 from ngxsync.core.model import Projection, Snapshot
