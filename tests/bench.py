@@ -1,0 +1,286 @@
+"""How fast (`make bench`): from an edit's last write to served and to proven on the peer, beside other ways, in one run.
+
+Every figure is a median of ROUNDS on a pair of hosts in namespaces on one machine; what counts are the ratios within one run.
+Prints the table and writes it to docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.hosts import PROJECT, Host
+from tests.pair import BASE_TREE, ROOT, Daemon, Pair, make_pair, write_tree
+
+ROUNDS = 10
+SIZES = (10, 1_000, 10_000)
+IDLE_S = 60
+SSH = "ssh -i /etc/ngxsync/id_ed25519 -o UserKnownHostsFile=/etc/ngxsync/known_hosts -o BatchMode=yes"
+PEER = "root@192.0.2.2"
+NGINX = f"/usr/sbin/nginx -p {ROOT} -c conf/nginx.conf"
+
+# (what, at most, times what): issue "the main job", How fast
+GOALS = {
+    10: (("proven", 0.4, "b"), ("served", 0.25, "b")),
+    1_000: (("proven", 2.5, "c"),),
+    10_000: (("proven", 1.5, "c"),),
+}
+
+
+def vhost(number: int, text: str) -> str:
+    return f"""server {{
+    listen 80;
+    server_name v{number}.test;
+    root html;
+    location / {{
+        try_files $uri $uri/ =404;
+    }}
+    location = /version {{
+        return 200 "{text}\\n";
+    }}
+}}
+"""
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+class Bench:
+    """One size: the pair with so many vhosts, synced once."""
+
+    def __init__(self, pair: Pair, size: int) -> None:
+        self.pair, self.size = pair, size
+        self.version = 0
+        for host in pair.hosts:
+            host.stop_nginx()
+        pair.reset()
+        files = {f"conf/vhosts/v{n:05}.conf": vhost(n, "v0") for n in range(size)}
+        tree = {**BASE_TREE, **files}
+        tree["conf/nginx.conf"] = tree["conf/nginx.conf"].replace(
+            "http {", "http {\n    server_names_hash_max_size 65536;"
+        )
+        for host in pair.hosts:
+            host.stop_nginx()
+            write_tree(host, ROOT, tree)
+            host.start_nginx()
+
+    def edit(self) -> tuple[float, str]:
+        """Write one vhost anew; the time of the last write, and the text that it now answers."""
+        self.version += 1
+        text = f"v{self.version}"
+        self.pair.web1.path(f"{ROOT}/conf/vhosts/v00003.conf").write_text(vhost(3, text))
+        return time.time(), text
+
+    def ngxsync(self) -> dict[str, float]:
+        """Medians of seconds until served, and until proven (the accepted record), with the daemon at work."""
+        served, proven = [], []
+        with self.pair.daemon() as daemon:
+            self._wait_until_in_sync(daemon)
+            for _ in range(ROUNDS):
+                time.sleep(1.0)
+                at, text = self.edit()
+                served.append(self._served(text) - at)
+                proven.append(self._proven(at) - at)
+            idle = self._idle(daemon) if self.size == SIZES[-1] else {}
+        return {"served": median(served), "proven": median(proven), **idle}
+
+    def _wait_until_in_sync(self, daemon: Daemon) -> None:
+        accepted = self.pair.web2.path("/var/lib/ngxsync/peer/accepted.json")
+        end = time.time() + 120
+        while not accepted.exists():
+            if time.time() > end:
+                raise AssertionError(f"no first sync\n{daemon.log()}")
+            time.sleep(0.05)
+        time.sleep(2.0)
+
+    def _served(self, text: str) -> float:
+        end = time.time() + 60
+        while time.time() < end:
+            if self.pair.web2.get("/version", host="v3.test")[1].strip() == text:
+                return time.time()
+            time.sleep(0.002)
+        raise AssertionError(f"{text} is not served")
+
+    def _proven(self, since: float) -> float:
+        accepted = self.pair.web2.path("/var/lib/ngxsync/peer/accepted.json")
+        end = time.time() + 60
+        while time.time() < end:
+            record = json.loads(accepted.read_text())
+            if record["at"] > since and record["proven"]:
+                return float(record["at"])
+            time.sleep(0.002)
+        raise AssertionError("not proven")
+
+    def _idle(self, daemon: Daemon) -> dict[str, float]:
+        """Share of a core and resident megabytes of a daemon that has nothing to do."""
+        time.sleep(5)
+        pid = daemon.host.pid_inside(daemon.process)
+        proc = daemon.host.path(f"/proc/{pid}")
+        before = cpu_seconds(proc)
+        time.sleep(IDLE_S)
+        used = cpu_seconds(proc) - before
+        memory = next(line for line in (proc / "status").read_text().splitlines() if line.startswith("VmRSS"))
+        return {"idle_share": used / IDLE_S, "idle_mb": int(memory.split()[1]) / 1024}
+
+    # the other ways
+
+    def shell(self, host: Host, command: str) -> float:
+        return seconds(lambda: host.run(["/bin/sh", "-c", command], timeout=120))
+
+    def crontab_rsync(self) -> float:
+        """(a): the line of every tutorial, which neither tests nor reloads."""
+        times = []
+        for _ in range(ROUNDS):
+            self.edit()
+            times.append(
+                self.shell(
+                    self.pair.web1, f"rsync -avzP -e '{SSH}' --exclude=logs {ROOT} {PEER}:/usr/local > /dev/null"
+                )
+            )
+        return median(times)
+
+    def nginx_sync(self) -> float:
+        """(b): nginx-sync's documented steps, each over its own connection."""
+        steps = [
+            f"{SSH} {PEER} 'command -v rsync'",
+            f"{SSH} {PEER} 'command -v nginx'",
+            f"{NGINX} -t",
+            f"{SSH} {PEER} 'rm -rf /srv/backup; cp -a {ROOT} /srv/backup'",
+            f"rsync -a -e '{SSH}' --exclude=/logs --delete {ROOT}/ {PEER}:{ROOT}/",
+            f"{SSH} {PEER} '{NGINX} -t'",
+            f"{SSH} {PEER} '{NGINX} -s reload'",
+        ]
+        times = []
+        for _ in range(ROUNDS):
+            self.edit()
+            times.append(sum(self.shell(self.pair.web1, f"{step} > /dev/null 2>&1") for step in steps))
+        return median(times)
+
+    def floor(self) -> float:
+        """(c): both tests, SIGHUP until new workers, and one rsync over a kept connection."""
+        mux = f"{SSH} -o ControlPath=/run/bench-%C -o ControlMaster=auto -o ControlPersist=300"
+        self.shell(self.pair.web1, f"{mux} {PEER} true")
+        times = []
+        for _ in range(ROUNDS):
+            self.edit()
+            total = self.shell(self.pair.web1, f"{NGINX} -t 2> /dev/null") + self.shell(
+                self.pair.web2, f"{NGINX} -t 2> /dev/null"
+            )
+            names = "printf './conf/vhosts/v00003.conf\\0'"
+            total += self.shell(
+                self.pair.web1, f"{names} | rsync -a --files-from=- --from0 -e '{mux}' {ROOT} {PEER}:/srv/stage"
+            )
+            times.append(total + self._reload())
+        return median(times)
+
+    def _reload(self) -> float:
+        peer = self.pair.web2
+        base = set(peer.nginx_workers())
+        main = peer.nginx_main()
+        started = time.perf_counter()
+        peer.run(["kill", "-HUP", str(main)])
+        while not set(peer.nginx_workers()) - base:
+            time.sleep(0.001)
+        return time.perf_counter() - started
+
+
+def cpu_seconds(proc: Path) -> float:
+    fields = (proc / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def help_ratio() -> tuple[float, float]:
+    """Median seconds of a bare interpreter and of `ngxsync --help`, in turns."""
+    ngxsync = Path(sys.executable).parent / "ngxsync"
+    bare, helped = [], []
+    for _ in range(30):
+        bare.append(seconds(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True)))
+        helped.append(seconds(lambda: subprocess.run([ngxsync, "--help"], check=True, stdout=subprocess.DEVNULL)))
+    return median(bare), median(helped)
+
+
+def measure(pair: Pair, size: int) -> dict[str, float]:
+    bench = Bench(pair, size)
+    print(f"{size} vhosts ...", file=sys.stderr, flush=True)
+    result = {"size": float(size), "a": bench.crontab_rsync(), "b": bench.nginx_sync(), "c": bench.floor()}
+    return {**Bench(pair, size).ngxsync(), **result}
+
+
+def rows(results: list[dict[str, float]]) -> Iterator[str]:
+    yield "| vhosts | ngxsync: served | ngxsync: proven | (a) crontab rsync | (b) nginx-sync's steps | (c) floor | goal |"
+    yield "|---|---|---|---|---|---|---|"
+    for r in results:
+        goals = [
+            f"{what} / {beside} = {r[what] / r[beside]:.2f} (at most {limit})"
+            + ("" if r[what] / r[beside] <= limit else " MISSED")
+            for what, limit, beside in GOALS[int(r["size"])]
+        ]
+        times = " | ".join(f"{r[key] * 1000:.0f} ms" for key in ("served", "proven", "a", "b", "c"))
+        yield f"| {int(r['size']):,} | {times} | {'; '.join(goals)} |"
+
+
+def report(results: list[dict[str, float]], bare: float, helped: float) -> str:
+    last = results[-1]
+    lines = [
+        "# Benchmarks",
+        "",
+        f"`make bench`: medians of {ROUNDS}, settle time (200 ms) included, a pair of hosts in namespaces on one machine",
+        f"({os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}). Compare within a run only.",
+        "",
+        *rows(results),
+        "",
+        "(a) tests nothing and reloads nothing. (b) opens a connection for each step, and proves nothing.",
+        "(c) is `nginx -t` on both hosts, SIGHUP until new workers, and one rsync over a kept connection.",
+        "Proven includes 200 ms in which new workers must stay alive.",
+        "",
+        "| what | measured | goal |",
+        "|---|---|---|",
+    ]
+    if "idle_share" in last:
+        lines += [
+            f"| idle daemon over {int(last['size']):,} vhosts: share of a core | {last['idle_share'] * 100:.2f} % | at most 0.2 % |",
+            f"| idle daemon: resident | {last['idle_mb']:.0f} MB | at most 80 MB |",
+        ]
+    lines.append(
+        f"| `--help` / bare interpreter | {helped / bare:.1f} ({helped * 1000:.0f} ms / {bare * 1000:.0f} ms) | at most 3 |"
+    )
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def opened_pair() -> Iterator[Pair]:
+    pair = make_pair()
+    try:
+        yield pair
+    finally:
+        pair.close()
+
+
+def main(arguments: list[str]) -> None:
+    sizes = [int(argument) for argument in arguments] or list(SIZES)
+    bare, helped = help_ratio()
+    with opened_pair() as pair:
+        results = [measure(pair, size) for size in sizes]
+    text = report(results, bare, helped)
+    print(text)
+    if sizes == list(SIZES):
+        (PROJECT / "docs" / "benchmarks.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
