@@ -1,4 +1,4 @@
-"""The verbs that change nothing: hello, scan, show, facts, status."""
+"""The verbs that change nothing: hello, scan, show, status."""
 
 import base64
 import os
@@ -16,7 +16,6 @@ from .manifest import PROTOCOL, delta, is_clean, snapshot_id, tree_of
 from .nginx import find_nginx
 from .paths import Anchor
 from .recovery import describe
-from .rehearsal import rehearse
 from .scan import Names, entry_at, scan
 from .store import Store
 
@@ -30,7 +29,7 @@ def hello(_request: Answer) -> Answer:
         "ok": True,
         "protocol": PROTOCOL,
         "host": socket.gethostname(),
-        "boot_id": _first_line("/proc/sys/kernel/random/boot_id"),
+        "boot_id": first_line("/proc/sys/kernel/random/boot_id"),
         "uid": os.geteuid(),
         "python": platform.python_version(),
         "executable": sys.executable,
@@ -130,90 +129,7 @@ def _named_secrets(settings: Dict[str, Any]) -> List[str]:
     return [item.path for item in named if item.role in ("key", "auth")]
 
 
-def facts(request: Answer) -> Answer:
-    """What `check` wants to know of this host. Nothing is changed; a rehearsal is tried where an empty folder is given."""
-    answer = {
-        "ok": True,
-        "hello": hello(request),
-        "nginx": _nginx_facts(request["nginx"]),
-        "nonlocal_bind": _first_line("/proc/sys/net/ipv4/ip_nonlocal_bind"),
-        "selinux": _first_line("/sys/fs/selinux/enforce"),
-        "systemd": os.path.isdir("/run/systemd/system"),
-        "recovery_unit": unit.state(request["state_dir"]),
-        "rsync": _version_of("rsync"),
-        "trees": {
-            tree: _tree_facts(tree)
-            for tree in [t["path"] for t in request["projection"]["trees"]] + [request["state_dir"]]
-        },
-        "journal": describe(journal.read(Store(request["state_dir"]).journal)),
-        "accepted": Store(request["state_dir"]).accepted(),
-    }
-    answer["rehearsal"] = _try_rehearsal(request)
-    return answer
-
-
-def _nginx_facts(settings: Dict[str, Any]) -> Answer:
-    try:
-        nginx = find_nginx(settings)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return {"found": False, "why": str(error)}
-    running = nginx.running
-    return {
-        "found": True,
-        "binary": nginx.build.binary,
-        "version": (nginx.build.text.splitlines() or [""])[0],
-        "build": nginx.build.text,
-        "args": nginx.args,
-        "conf": nginx.conf,
-        "prefix": nginx.prefix,
-        "pid": running.pid if running else 0,
-        "problem": nginx.problem,
-        "conf_exists": os.path.exists(nginx.conf),
-    }
-
-
-def _try_rehearsal(request: Answer) -> Answer:
-    import tempfile
-
-    try:
-        nginx = find_nginx(request["nginx"])
-        with tempfile.TemporaryDirectory(prefix="ngxsync-") as folder:
-            result = rehearse(nginx, folder, [], 30.0)
-        return {
-            "possible": True,
-            "passed": result["passed"],
-            "problems": result["problems"],
-            "seconds": result["seconds"],
-        }
-    except Failure as failure:
-        return {"possible": False, "why": failure.message["what"]}
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return {"possible": False, "why": str(error)}
-
-
-def _tree_facts(path: str) -> Answer:
-    existing = path
-    while not os.path.exists(existing):
-        existing = os.path.dirname(existing)
-    space = os.statvfs(existing)
-    return {
-        "exists": existing == path,
-        "free": space.f_bavail * space.f_frsize,
-        "free_inodes": space.f_favail,
-        "writable": os.access(existing, os.W_OK),
-        "real": os.path.realpath(path),
-    }
-
-
-def _version_of(program: str) -> str:
-    try:
-        done = subprocess.run([program, "--version"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return (done.stdout.decode("utf-8", "replace").splitlines() or [""])[0]
-
-
-def _first_line(path: str) -> str:
+def first_line(path: str) -> str:
     try:
         with open(path) as stream:
             return stream.readline().strip()

@@ -10,10 +10,11 @@ from typing import Any, Callable, Dict, List
 
 from . import inspection, journal
 from .answers import Failure
+from .facts import facts
 from .manifest import PROTOCOL
 from .nginx import nginx_or_failure
 from .recovery import recover, sweep
-from .rehearsal import TIMEOUT_S, rehearse
+from .rehearsal import rehearse, timeout_s
 from .stage import STAGE, make_run_folder
 from .store import RUN_NAME, Busy, Store
 from .transaction import busy_failure, transact
@@ -86,7 +87,7 @@ def verb_stage(request: Answer) -> Answer:
 def verb_validate(request: Answer) -> Answer:
     """nginx -t in a private view of this host, nothing laid over it: step 3 on the master."""
     nginx = nginx_or_failure(request["nginx"])
-    result = rehearse(nginx, request["mount_point"], [], TIMEOUT_S)
+    result = rehearse(nginx, [], timeout_s(request["nginx"]))
     return dict(result, ok=True, binary=nginx.build.binary, prefix=nginx.prefix, conf=nginx.conf)
 
 
@@ -101,7 +102,7 @@ VERBS: Dict[str, Callable[[Answer], Answer]] = {
     "scan": inspection.scan_trees,
     "stage": verb_stage,
     "show": inspection.show,
-    "facts": inspection.facts,
+    "facts": facts,
     "transact": verb_transact,
     "validate": verb_validate,
     "which": verb_which,

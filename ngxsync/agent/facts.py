@@ -1,0 +1,199 @@
+"""The verb facts: what `check` wants to know of a host, master or peer. Nothing is changed.
+
+About files outside the trees it answers only as far as this host's own nginx configuration names them (DESIGN 4).
+"""
+
+import glob
+import hashlib
+import os
+import socket
+import struct
+import subprocess
+import tempfile
+from typing import Any, Dict, List
+
+from . import journal, unit
+from .answers import Failure
+from .directives import Directive, NamedFile, named_files, read_all
+from .inspection import first_line, hello, missing_names
+from .manifest import tree_of
+from .nginx import Nginx, find_nginx
+from .recovery import describe
+from .rehearsal import rehearse
+from .store import Store
+
+Answer = Dict[str, Any]
+
+REHEARSE_S = 30.0
+NAMED_LIMIT = 2000  # files outside the trees that are told
+HASH_LIMIT = 64 << 20  # bytes of one such file that are read
+NGINX_ERRORS = (OSError, ValueError, subprocess.SubprocessError)
+
+
+def facts(request: Answer) -> Answer:
+    """A rehearsal over the live configuration is tried too, in a private view that does not outlive it."""
+    trees = [tree["path"] for tree in request["projection"]["trees"]]
+    store = Store(request["state_dir"])
+    return {
+        "ok": True,
+        "hello": hello(request),
+        "nginx": _nginx_facts(request["nginx"], trees),
+        "nonlocal_bind": first_line("/proc/sys/net/ipv4/ip_nonlocal_bind"),
+        "addresses": own_addresses(),
+        "selinux": first_line("/sys/fs/selinux/enforce"),
+        "recovery_unit": unit.state(request["state_dir"]),
+        "rsync": _version_of("rsync"),
+        "trees": {tree: _tree_facts(tree) for tree in trees},
+        "state": _tree_facts(request["state_dir"]),
+        "journal": describe(journal.read(store.journal)),
+        "lock": store.holder("transaction"),
+        "accepted": store.accepted(),
+        "missing_users": missing_names(request.get("users", []), request.get("groups", [])),
+        "rehearsal": _try_rehearsal(request["nginx"]),
+    }
+
+
+def _nginx_facts(settings: Answer, trees: List[str]) -> Answer:
+    try:
+        nginx = find_nginx(settings)
+    except NGINX_ERRORS as error:
+        return {"found": False, "why": str(error)}
+    directives = read_all(nginx.conf, nginx.prefix)
+    named = named_files(directives, os.path.dirname(nginx.conf), nginx.prefix)
+    return {
+        "found": True,
+        "binary": nginx.build.binary,
+        "version": _version_in(nginx),
+        "build": nginx.build.text,
+        "args": nginx.args,
+        "conf": nginx.conf,
+        "prefix": nginx.prefix,
+        "pid": nginx.running.pid if nginx.running else 0,
+        "problem": nginx.problem,
+        "conf_exists": os.path.exists(nginx.conf),
+        "user": next((list(d.args) for d in directives if d.name == "user" and not d.depth), []),
+        "listens": _listens(directives),
+        "outside": _outside(named, trees),
+    }
+
+
+def _version_in(nginx: Nginx) -> str:
+    """ "nginx version: nginx/1.22.1" as "nginx/1.22.1"."""
+    return (nginx.build.text.splitlines() or [""])[0].partition("version: ")[2]
+
+
+def _listens(directives: List[Directive]) -> List[List[Any]]:
+    """[address, file, line] of each `listen` that names one numeric address, each address once."""
+    found: Dict[str, List[Any]] = {}
+    for item in directives:
+        address = _address(item.args[0]) if item.name == "listen" and item.args else ""
+        if address:
+            found.setdefault(address, [address, item.file, item.line])
+    return list(found.values())
+
+
+def _address(listen: str) -> str:
+    """The address of one `listen`, "" where it is a port alone, all addresses, a host name or a socket."""
+    host = listen[1:].partition("]")[0] if listen.startswith("[") else listen.partition(":")[0]
+    family = socket.AF_INET6 if listen.startswith("[") else socket.AF_INET
+    if "." not in host and family == socket.AF_INET:
+        return ""
+    try:
+        packed = socket.inet_pton(family, host)
+    except OSError:
+        return ""
+    return socket.inet_ntop(family, packed) if any(packed) else ""
+
+
+def own_addresses() -> List[str]:
+    """All addresses of this host, lo included, as the kernel lists them; no program is asked."""
+    found = {"127.0.0.1"}
+    last = ""
+    for line in _lines("/proc/net/fib_trie"):
+        if line.startswith("|-- "):
+            last = line[4:]
+        elif line.startswith("/32 host LOCAL"):
+            found.add(last)
+    for line in _lines("/proc/net/if_inet6"):
+        found.add(socket.inet_ntop(socket.AF_INET6, struct.pack("!16B", *bytes.fromhex(line.split()[0]))))
+    return sorted(found)
+
+
+def _lines(path: str) -> List[str]:
+    try:
+        with open(path) as stream:
+            return [line.strip() for line in stream]
+    except OSError:
+        return []
+
+
+def _outside(named: List[NamedFile], trees: List[str]) -> List[Answer]:
+    """Each file outside the trees that nginx reads: path, role, what names it, readable here, sha256 or ""."""
+    result: Dict[str, Answer] = {}
+    for item in named:
+        if not (item.is_loaded or item.role == "auth") or item.path.endswith("/"):
+            continue
+        for path in glob.glob(item.path) if any(mark in item.path for mark in "*?[") else [item.path]:
+            if tree_of(path, trees) is None and path not in result and len(result) < NAMED_LIMIT:
+                result[path] = {
+                    "path": path,
+                    "role": item.role,
+                    "file": item.file,
+                    "line": item.line,
+                    "exists": os.path.isfile(path),
+                    "sha256": _sha256(path),
+                }
+    return list(result.values())
+
+
+def _sha256(path: str) -> str:
+    """ "" where it cannot be read, is no plain file, or is too large to be read for this."""
+    try:
+        if not os.path.isfile(path) or os.path.getsize(path) > HASH_LIMIT:
+            return ""
+        with open(path, "rb") as stream:
+            return hashlib.sha256(stream.read(HASH_LIMIT)).hexdigest()
+    except OSError:
+        return ""
+
+
+def _try_rehearsal(settings: Answer) -> Answer:
+    try:
+        nginx = find_nginx(settings)
+        with tempfile.TemporaryDirectory(prefix="ngxsync-") as folder:
+            result = rehearse(nginx, folder, [], REHEARSE_S)
+    except Failure as failure:
+        return {"possible": False, "why": failure.message["what"]}
+    except NGINX_ERRORS as error:
+        return {"possible": False, "why": str(error)}
+    return {
+        "possible": True,
+        "passed": result["passed"],
+        "problems": result["problems"],
+        "seconds": result["seconds"],
+    }
+
+
+def _tree_facts(path: str) -> Answer:
+    """`writable`: the tree itself, or the nearest directory above it that is there."""
+    existing = path
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    answer = {"exists": existing == path, "folder": os.path.isdir(path), "real": os.path.realpath(path)}
+    try:
+        space = os.statvfs(existing)
+        # some file systems (btrfs) have no table of inodes and say 0 of 0
+        answer.update(free=space.f_bavail * space.f_frsize, free_inodes=space.f_favail if space.f_files else None)
+    except OSError:
+        answer.update(free=None, free_inodes=None)
+    return dict(answer, writable=os.access(existing, os.W_OK | os.X_OK))
+
+
+def _version_of(program: str) -> str:
+    """ "rsync  version 3.2.7  protocol version 31" as "3.2.7"; "" where it cannot be run."""
+    try:
+        done = subprocess.run([program, "--version"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    words = done.stdout.decode("utf-8", "replace").split()
+    return words[words.index("version") + 1] if "version" in words[:-1] else ""
