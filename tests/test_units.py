@@ -46,13 +46,11 @@ def test_nginx_can_be_tested_in_a_view_with_the_rights_of_the_service(tmp_path: 
         f"http {{ client_body_temp_path {tmp_path}/body; server {{ listen 127.0.0.1:81; }} }}\n"
     )
     (tmp_path / "logs").mkdir(mode=0o2775)
-    (tmp_path / "point").mkdir()
     program = f"""
 from ngxsync.agent.view import Test, run_in_view
 argv = ["nginx", "-t", "-p", {str(tmp_path)!r}, "-c", {str(tmp_path / "nginx.conf")!r}]
-point = {str(tmp_path / "point")!r}
 verdict = run_in_view(
-    Test(program="/usr/sbin/nginx", argv=argv, mount_point=point, actions=[], namespaces_of=None, timeout_s=30.0)
+    Test(program="/usr/sbin/nginx", argv=argv, actions=[], like=None, timeout_s=30.0)
 )
 print(verdict.status, verdict.output)
 """

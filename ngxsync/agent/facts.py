@@ -9,7 +9,6 @@ import os
 import socket
 import struct
 import subprocess
-import tempfile
 from typing import Any, Dict, List
 
 from . import journal, unit
@@ -160,8 +159,7 @@ def _sha256(path: str) -> str:
 def _try_rehearsal(settings: Answer) -> Answer:
     try:
         nginx = find_nginx(settings)
-        with tempfile.TemporaryDirectory(prefix="ngxsync-") as folder:
-            result = rehearse(nginx, folder, [], REHEARSE_S)
+        result = rehearse(nginx, [], REHEARSE_S)
     except Failure as failure:
         return {"possible": False, "why": failure.message["what"]}
     except NGINX_ERRORS as error:

@@ -1,32 +1,41 @@
-"""Which nginx: found once, from the pid file of the live configuration, and checked (TRANSACTION, which nginx)."""
+"""Which nginx: the main process that runs the live configuration, found once and checked (TRANSACTION, which nginx)."""
 
 import os
 import re
 import subprocess
+import time
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .answers import Failure
-from .directives import read_main
+from .directives import parse, read_main
 
 MASTER_TITLE = b"nginx: master process "
 WORKER_TITLE = b"nginx: worker process"
 SHUTTING_DOWN = b"is shutting down"
 
+NGINX_ERRORS = (OSError, ValueError, subprocess.SubprocessError)  # of find_nginx
+
+SETTLE_S = 1.0  # a child just forked still has its parent's title
+POLL_S = 0.003
+
+# `exe` is "" where the agent's user may not look; `args` are the options of the title that a test is called with
 Running = NamedTuple("Running", [("pid", int), ("start", int), ("exe", str), ("program", str), ("args", List[str])])
+# paths as compiled in: relative ones begin at the prefix in use
 Build = NamedTuple(
     "Build",
     [("binary", str), ("text", str), ("prefix", str), ("conf_path", str), ("pid_path", str), ("error_log", str)],
 )
-# `problem` is "" or why nothing may be done with this nginx (code which-nginx)
 Nginx = NamedTuple(
     "Nginx",
     [
         ("build", Build),
-        ("args", List[str]),  # -p, -c, -g: what its test is called with
+        ("program", str),  # what a test executes
+        ("args", List[str]),  # -p, -c, -g, -e: what its test is called with
         ("conf", str),
         ("prefix", str),
         ("running", Optional[Running]),
-        ("problem", str),
+        ("problem", str),  # "" or why nothing may be done with this nginx (code which-nginx)
+        ("single", int),  # pid of an nginx without a main process (master_process off), which nobody can reload; 0 else
     ],
 )
 
@@ -34,7 +43,7 @@ Nginx = NamedTuple(
 def read_title(pid: int) -> bytes:
     """The process title: cmdline without its padding. b"" where the process is gone or has none."""
     try:
-        with open("/proc/%d/cmdline" % pid, "rb") as stream:
+        with open("/proc/%d/cmdline" % pid, "rb", buffering=0) as stream:
             return stream.read().rstrip(b"\0 ").replace(b"\0", b" ")
     except OSError:
         return b""
@@ -43,7 +52,7 @@ def read_title(pid: int) -> bytes:
 def start_time(pid: int) -> int:
     """Clock ticks since boot at which the process started, with its pid its identity; 0 where it is gone."""
     try:
-        with open("/proc/%d/stat" % pid, "rb") as stream:
+        with open("/proc/%d/stat" % pid, "rb", buffering=0) as stream:
             text = stream.read()
     except OSError:
         return 0
@@ -51,7 +60,7 @@ def start_time(pid: int) -> int:
 
 
 def parse_title(title: bytes) -> Tuple[str, List[str]]:
-    """(program, [-p, -c, -g words with their values]) of "nginx: master process PROGRAM ARGS".
+    """(program, [-p, -c, -g, -e with their values]) of "nginx: master process PROGRAM ARGS".
 
     The title has lost its quoting: a value reaches to the next " -LETTER " or the end, so "-g daemon on; user x;" stays whole.
     """
@@ -59,47 +68,46 @@ def parse_title(title: bytes) -> Tuple[str, List[str]]:
     program, _, rest = words.partition(" -")
     args: List[str] = []
     for option, value in re.findall(r"-([a-zA-Z])\s*(.*?)(?=\s+-[a-zA-Z](?:\s|$)|$)", "-" + rest if rest else ""):
-        if option in "pcg" and value:
+        if option in "pcge" and value:
             args += ["-" + option, value]
     return program.strip(), args
 
 
-def read_build(binary: str) -> Build:
-    """`nginx -V`, with its compiled-in paths. Raises OSError or subprocess.SubprocessError where it cannot be run."""
+def value_of(args: List[str], option: str) -> str:
+    return args[args.index(option) + 1] if option in args else ""
+
+
+# the binary
+
+
+def read_build(program: str, binary: str = "") -> Build:
+    """`nginx -V` of a program that people know as `binary`. Raises OSError or subprocess.SubprocessError."""
     done = subprocess.run(
-        [binary, "-V"],
+        [program, "-V"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         timeout=10,
         env={"LC_ALL": "C"},
     )
-    return parse_build(binary, done.stdout.decode("utf-8", "replace"))
+    return parse_build(binary or program, done.stdout.decode("utf-8", "replace"))
 
 
 def parse_build(binary: str, text: str) -> Build:
     def option(name: str, default: str) -> str:
-        found = re.search(r"--%s=('[^']*'|\S+)" % name, text)
+        found = re.search(r"\s--%s=('[^']*'|\S+)" % name, text)
         return found.group(1).strip("'") if found else default
 
     prefix = option("prefix", "/usr/local/nginx").rstrip("/") or "/"
-    conf_path, pid_path, error_log = (
-        os.path.join(prefix, option(name, default))
-        for name, default in (
-            ("conf-path", "conf/nginx.conf"),
-            ("pid-path", "logs/nginx.pid"),
-            ("error-log-path", "logs/error.log"),
-        )
-    )
-    return Build(binary, text, prefix, conf_path, pid_path, error_log)
+    conf_path = option("conf-path", "conf/nginx.conf")
+    error_log = option("error-log-path", "logs/error.log")
+    return Build(binary, text, prefix, conf_path, option("pid-path", "logs/nginx.pid"), error_log)
 
 
-def find_binary(settings: Dict[str, Any], candidate: Optional[str]) -> str:
-    """`binary` where it is set, else the running one's, ROOT/sbin/nginx, or the first in PATH. Raises FileNotFoundError."""
+def find_binary(settings: Dict[str, Any]) -> str:
+    """`binary` where it is set, else ROOT/sbin/nginx, or the first in PATH. Raises FileNotFoundError."""
     if settings["binary"] != "auto":
         return str(settings["binary"])
-    if candidate:
-        return candidate
     folders = [os.path.join(settings["root"], "sbin"), "/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin"]
     for folder in folders + os.environ.get("PATH", "").split(":"):
         path = os.path.join(folder, "nginx")
@@ -108,113 +116,173 @@ def find_binary(settings: Dict[str, Any], candidate: Optional[str]) -> str:
     raise FileNotFoundError("no nginx in %s" % ":".join(folders))
 
 
+# the process
+
+
 def find_nginx(settings: Dict[str, Any]) -> Nginx:
-    """Raises FileNotFoundError where no binary is found, OSError or SubprocessError where it does not run."""
-    conf = settings["conf"]
-    masters = _masters_of(conf, settings["root"])
-    program = masters[0].exe if masters and settings["binary"] == "auto" else None
-    build = read_build(find_binary(settings, program))
-    args, prefix = _arguments(settings, build)
-    pid_file = pid_path(conf, prefix, build)
-    named = _from_pid_file(pid_file)
-    if named is not None and all(known.pid != named.pid for known in masters):
-        if not _value(named.args, "-c") or _uses(named, conf, prefix):  # else a stale pid file that names another nginx
-            masters.append(named)
-    problem = ""
-    if os.path.exists(pid_file + ".oldbin"):
-        problem = "%s.oldbin is there: an upgrade of nginx is under way" % pid_file
-    elif len(masters) > 1:
-        problem = "%d main processes of nginx use %s: %s" % (len(masters), conf, ", ".join(str(m.pid) for m in masters))
-    running = masters[0] if masters else None
-    if running is not None:
-        args = running.args
-        prefix = _value(args, "-p") or build.prefix
-        conf = os.path.join(prefix, _value(args, "-c")) if _value(args, "-c") else build.conf_path
-    return Nginx(build, args, conf, prefix.rstrip("/") or "/", running, problem)
+    """The nginx of a request's settings. Raises OSError or subprocess.SubprocessError where none can be run."""
+    found = _candidates(settings["conf"])
+    running = found[0] if found else _named_by_pid_file(settings)
+    program, build = _program(settings, running)
+    args = running.args if running in found and running is not None else _arguments(settings, build)
+    prefix, conf = _places(args, build)
+    pid_file = pid_path(conf, prefix, build, args)
+    single = 0 if running else _single(pid_file, build)
+    return Nginx(build, program, args, conf, prefix, running, _problem(found, running, conf, pid_file), single)
 
 
-def _value(args: List[str], option: str) -> str:
-    return args[args.index(option) + 1] if option in args else ""
+def nginx_or_failure(settings: Dict[str, Any]) -> Nginx:
+    """`find_nginx`, with a Failure (which-nginx) where none can be run."""
+    try:
+        return find_nginx(settings)
+    except NGINX_ERRORS as error:
+        raise Failure(
+            "which-nginx",
+            "nginx cannot be run here: %s" % error,
+            next="install nginx on this host, or set `binary`",
+        )
 
 
-def _arguments(settings: Dict[str, Any], build: Build) -> Tuple[List[str], str]:
+def _program(settings: Dict[str, Any], running: Optional[Running]) -> Tuple[str, Build]:
+    """What a test executes: the running one's own file, even where a newer one has taken its name."""
+    if settings["binary"] == "auto" and running is not None and running.exe:
+        program = "/proc/%d/exe" % running.pid
+        return program, read_build(program, running.exe)
+    binary = find_binary(settings)
+    return binary, read_build(binary)
+
+
+def _arguments(settings: Dict[str, Any], build: Build) -> List[str]:
     """-p and -c only where the build does not already give them: Debian's prefix is not its configuration's folder."""
-    if os.path.realpath(build.conf_path) == os.path.realpath(settings["conf"]):
-        return [], build.prefix
-    return ["-p", settings["root"], "-c", settings["conf"]], settings["root"]
+    if os.path.realpath(_places([], build)[1]) == os.path.realpath(settings["conf"]):
+        return []
+    return ["-p", settings["root"], "-c", settings["conf"]]
 
 
-def pid_path(conf: str, prefix: str, build: Build) -> str:
-    for name, args, _file, _line in read_main(conf, prefix):
-        if name == "pid" and args:
-            return os.path.join(prefix, args[0])
-    return build.pid_path
+def _places(args: List[str], build: Build) -> Tuple[str, str]:
+    """(prefix, main configuration file) of an nginx of this build called with these options."""
+    prefix = value_of(args, "-p").rstrip("/") or build.prefix
+    return prefix, os.path.join(prefix, value_of(args, "-c") or build.conf_path)
 
 
-def _from_pid_file(path: str) -> Optional[Running]:
+def _problem(found: List[Running], running: Optional[Running], conf: str, pid_file: str) -> str:
+    if os.path.lexists(pid_file + ".oldbin"):
+        return "%s.oldbin is there: an upgrade of nginx is under way, or was left unfinished" % pid_file
+    if len(found) > 1:
+        pids = ", ".join(str(each.pid) for each in found)
+        return "%d main processes of nginx use %s: %s" % (len(found), conf, pids)
+    if running is not None and _root_of(running.pid) not in ("/", ""):
+        return "nginx (process %d) runs in a chroot, %s" % (running.pid, _root_of(running.pid))
+    return ""
+
+
+def _root_of(pid: int) -> str:
+    try:
+        return os.readlink("/proc/%d/root" % pid)
+    except OSError:
+        return ""
+
+
+def main_directives(conf: str, prefix: str, args: List[str]) -> List[Tuple[str, Tuple[str, ...]]]:
+    """(name, arguments) of the main context; those of -g come first."""
+    given = parse(os.fsencode(value_of(args, "-g")), "-g")
+    return [(d.name, d.args) for d in given if d.depth == 0] + [(d[0], d[1]) for d in read_main(conf, prefix)]
+
+
+def pid_path(conf: str, prefix: str, build: Build, args: List[str]) -> str:
+    named = [values[0] for name, values in main_directives(conf, prefix, args) if name == "pid" and values]
+    return os.path.join(prefix, named[0] if named else build.pid_path)
+
+
+def _read_pid(path: str) -> int:
     try:
         with open(path) as stream:
-            return read_running(int(stream.read().strip() or "0"))
+            return int(stream.read().strip() or "0")
     except (OSError, ValueError):
-        return None
+        return 0
+
+
+def _named_by_pid_file(settings: Dict[str, Any]) -> Optional[Running]:
+    """A main process whose title does not tell its configuration (cut off, or a wrapper's): then the pid file does."""
+    _, build = _program(settings, None)
+    args = _arguments(settings, build)
+    prefix, conf = _places(args, build)
+    named = read_running(_read_pid(pid_path(conf, prefix, build, args)))
+    path = _configuration_of(named) if named is not None else ""
+    if named is not None and path and _seen_by(named.pid, path) is not None:
+        return None  # it runs another configuration: the pid file is stale
+    return named
+
+
+def _single(pid_file: str, build: Build) -> int:
+    """The process that the pid file names, where it is this nginx and has no title: it runs without a main process."""
+    pid = _read_pid(pid_file)
+    title = read_title(pid) if pid > 0 else b""
+    program = os.path.basename(os.fsdecode(title.split(b" ")[0]))
+    return pid if program == os.path.basename(build.binary) and not title.startswith(b"nginx: ") else 0
 
 
 def read_running(pid: int) -> Optional[Running]:
     """The nginx main process with this pid, None where it is none."""
-    title = read_title(pid)
-    if pid <= 0 or not title.startswith(MASTER_TITLE):
+    title = read_title(pid) if pid > 0 else b""
+    if not title.startswith(MASTER_TITLE):
         return None
     try:
         exe = os.readlink("/proc/%d/exe" % pid)
+    except PermissionError:
+        exe = ""
     except OSError:
         return None
     program, args = parse_title(title)
     return Running(pid, start_time(pid), exe, program, args)
 
 
-def _masters_of(conf: str, root: str) -> List[Running]:
-    """Main processes whose title names this configuration, and who see the same file behind that name."""
-    found = []
-    for name in os.listdir("/proc"):
-        running = read_running(int(name)) if name.isdigit() else None
-        if running is not None and _uses(running, conf, root):
-            found.append(running)
-    return found
+def _candidates(conf: str) -> List[Running]:
+    """Main processes that run this configuration file. Two of them are looked at again: one may be a worker being born."""
+    end = time.monotonic() + SETTLE_S
+    while True:
+        processes = [read_running(int(name)) for name in os.listdir("/proc") if name.isdigit()]
+        found = [each for each in processes if each is not None and _runs(each, conf)]
+        if len(found) < 2 or time.monotonic() > end:
+            return found
+        time.sleep(POLL_S)
 
 
-def _uses(running: Running, conf: str, root: str) -> bool:
-    given = _value(running.args, "-c")
-    if not given:
-        return False  # its configuration is compiled in: the pid file tells
-    path = os.path.join(_value(running.args, "-p") or root, given)
+def _runs(running: Running, conf: str) -> bool:
+    path = _configuration_of(running)
+    theirs, ours = _seen_by(running.pid, path) if path else None, _identity(conf)
+    if ours is None:
+        return os.path.normpath(path) == conf  # deleted: nginx runs on without it
+    return theirs == ours
+
+
+def _configuration_of(running: Running) -> str:
+    """The path of the main configuration that its title names, or that is compiled in; "" where that is unknown."""
+    prefix, conf = value_of(running.args, "-p"), value_of(running.args, "-c")
+    if conf.startswith("/") or (conf and prefix):
+        return os.path.join(prefix, conf)
     try:
-        seen = os.stat("/proc/%d/root%s" % (running.pid, path))
-        ours = os.stat(conf)
+        return _places(running.args, read_build("/proc/%d/exe" % running.pid if running.exe else running.program))[1]
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _seen_by(pid: int, path: str) -> Optional[Tuple[int, int]]:
+    """(device, inode) of a path as that process sees it; as we see it where we may not look into its root."""
+    try:
+        os.stat("/proc/%d/root" % pid)
     except OSError:
-        return False
-    return (seen.st_dev, seen.st_ino) == (ours.st_dev, ours.st_ino)
+        return _identity(path)
+    return _identity("/proc/%d/root%s" % (pid, path))
+
+
+def _identity(path: str) -> Optional[Tuple[int, int]]:
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return (info.st_dev, info.st_ino)
 
 
 def is_alive(running: Running) -> bool:
     return start_time(running.pid) == running.start and read_title(running.pid).startswith(MASTER_TITLE)
-
-
-def test_program(nginx: Nginx) -> str:
-    """What to execute for a test: the running one's own file, even where a newer one has taken its name."""
-    if nginx.running is None:
-        return nginx.build.binary
-    exe = nginx.running.exe
-    return "/proc/%d/exe" % nginx.running.pid if exe.endswith(" (deleted)") else exe
-
-
-def test_argv(nginx: Nginx) -> List[str]:
-    return [nginx.build.binary, "-t"] + nginx.args
-
-
-def nginx_or_failure(settings: Dict[str, Any]) -> Nginx:
-    """The nginx of this host. Raises Failure (which-nginx)."""
-    try:
-        return find_nginx(settings)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        hint = "install nginx on this host, or set `binary`"
-        raise Failure("which-nginx", "nginx cannot be run here: %s" % error, next=hint)

@@ -11,8 +11,17 @@ import subprocess
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
-from .directives import read_main
-from .nginx import SHUTTING_DOWN, WORKER_TITLE, Nginx, Running, is_alive, read_title, start_time
+from .nginx import (
+    SHUTTING_DOWN,
+    WORKER_TITLE,
+    Nginx,
+    Running,
+    is_alive,
+    main_directives,
+    read_title,
+    start_time,
+    value_of,
+)
 
 LIVE_S = 0.2
 POLL_S = 0.003
@@ -75,8 +84,9 @@ def workers(pid: int) -> Dict[Worker, bool]:
 
 def log_paths(conf: str, nginx: Nginx) -> Tuple[List[str], List[str]]:
     """(error logs of the main context of a configuration, values that cannot be read such as syslog:)."""
-    values = [args[0] for name, args, _file, _line in read_main(conf, nginx.prefix) if name == "error_log" and args]
-    values = values or [nginx.build.error_log]
+    directives = main_directives(conf, nginx.prefix, nginx.args)
+    values = [args[0] for name, args in directives if name == "error_log" and args]
+    values = values or [value_of(nginx.args, "-e") or nginx.build.error_log]
     unreadable = [value for value in values if value == "stderr" or value.startswith(("syslog:", "memory:"))]
     return [os.path.join(nginx.prefix, value) for value in values if value not in unreadable], unreadable
 

@@ -1,6 +1,7 @@
 """The plan replayed inside a private view: deletions, directories, links, files, attributes, following no link.
 
-Files are copied into the view's memory where they are small, else bound over their place: content of gigabytes costs nothing.
+A planned file is a symbolic link to its prepared content: that costs the same for a byte and for gigabytes, and whoever writes to
+it writes into the view's memory.
 """
 
 import errno
@@ -8,31 +9,29 @@ import os
 import stat
 from typing import Any, List
 
-from . import kernel
 from .paths import Anchor, set_attributes
-
-SMALL = 64 * 1024
 
 
 def replay(actions: List[List[Any]]) -> None:
     """["delete", path], ["folder", path, MODE, UID, GID], ["link", path, target], ["file", path, source, ...] or ["attributes", path, ...].
 
-    Raises OSError where the view cannot become what is planned.
+    Raises OSError with the action's path where the view cannot become what is planned.
     """
     with Anchor.root() as root:
         for action in actions:
             try:
                 with root.parent(action[1]) as (folder, name):
-                    _WAYS[action[0]](root, folder, name, action[2:])
-            except (FileNotFoundError, NotADirectoryError):
-                if action[0] != "delete":
-                    raise  # else an ancestor is no directory any more: already done
+                    _WAYS[action[0]](folder, name, action[2:])
             except OSError as error:
-                if action[0] != "delete" or error.errno not in (errno.ENOTEMPTY, errno.ELOOP):
-                    raise  # else a directory that keeps excluded entries stays
+                if action[0] != "delete" or error.errno not in _DONE_OR_KEPT:
+                    raise OSError(error.errno, error.strerror, action[1])
 
 
-def _delete(_root: Anchor, folder: int, name: str, _rest: List[Any]) -> None:
+# a deletion is done where an ancestor is no directory any more; a directory that keeps excluded entries or is a mount stays
+_DONE_OR_KEPT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY)
+
+
+def _delete(folder: int, name: str, _rest: List[Any]) -> None:
     if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         os.rmdir(name, dir_fd=folder)
     else:
@@ -41,42 +40,20 @@ def _delete(_root: Anchor, folder: int, name: str, _rest: List[Any]) -> None:
 
 def _clear(folder: int, name: str) -> None:
     try:
-        _delete(None, folder, name, [])  # type: ignore[arg-type]
+        _delete(folder, name, [])
     except FileNotFoundError:
         pass
 
 
-def _folder(_root: Anchor, folder: int, name: str, rest: List[Any]) -> None:
+def _folder(folder: int, name: str, rest: List[Any]) -> None:
     _clear(folder, name)
     os.mkdir(name, 0o700, dir_fd=folder)
     _dress(folder, name, rest)
 
 
-def _link(_root: Anchor, folder: int, name: str, rest: List[Any]) -> None:
+def _link(folder: int, name: str, rest: List[Any]) -> None:
     _clear(folder, name)
     os.symlink(rest[0], name, dir_fd=folder)
-
-
-def _file(root: Anchor, folder: int, name: str, rest: List[Any]) -> None:
-    _clear(folder, name)
-    target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
-    with root.parent(rest[0]) as (source_folder, source_name):
-        source = os.open(source_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source_folder)
-    try:
-        if os.fstat(source).st_size > SMALL:
-            place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-            kernel.mount(b"/proc/self/fd/%d" % source, b"/proc/self/fd/%d" % place, b"", kernel.MS_BIND)
-            os.close(place)
-        else:
-            os.write(target, os.read(source, SMALL))
-            _dress(folder, name, rest[1:])
-    finally:
-        os.close(source)
-        os.close(target)
-
-
-def _attributes(_root: Anchor, folder: int, name: str, rest: List[Any]) -> None:
-    _dress(folder, name, rest)
 
 
 def _dress(folder: int, name: str, attributes: List[Any]) -> None:
@@ -87,4 +64,4 @@ def _dress(folder: int, name: str, attributes: List[Any]) -> None:
             raise
 
 
-_WAYS = {"delete": _delete, "folder": _folder, "link": _link, "file": _file, "attributes": _attributes}
+_WAYS = {"delete": _delete, "folder": _folder, "link": _link, "file": _link, "attributes": _dress}

@@ -70,7 +70,7 @@ class Store:
     def prepare(self) -> None:
         """Make the folders, 0700. Raises OSError where that is impossible (read-only, full)."""
         os.makedirs(os.path.dirname(self.root), mode=0o700, exist_ok=True)
-        for folder in ("", "runs", "manifests", "blobs", "view"):
+        for folder in ("", "runs", "manifests", "blobs"):
             os.makedirs(self.path(folder), mode=0o700, exist_ok=True)
 
     def read(self, name: str) -> Optional[Any]:

@@ -14,7 +14,7 @@ from .manifest import Manifest, is_same
 from .nginx import Nginx, nginx_or_failure
 from .proof import LogMark, Proof, Reload, log_paths, mark_logs
 from .recovery import broken, finish, recover, reload_old, undo
-from .rehearsal import TIMEOUT_S, rehearse, test_live
+from .rehearsal import rehearse, timeout_s
 from .request import Accepted, make_items, planned_manifest, raise_if_not_equal, raise_if_not_yours
 from .scan import Names
 from .store import Busy, Store
@@ -154,7 +154,7 @@ class Transaction:
         """None where nginx accepts live + stage (or where only applying can tell), else what it says."""
         if self.settings["rehearse"] == "live":
             return None
-        result = rehearse(nginx, self.store.path("view"), stage.view_actions(exchange), TIMEOUT_S)
+        result = rehearse(nginx, stage.view_actions(exchange), timeout_s(self.settings))
         return None if result["passed"] else result
 
     # from here on the journal is open
@@ -195,7 +195,7 @@ class Transaction:
             self.warnings.append("renameat2 is missing here: an edit in the instant of replacing could have been lost")
 
     def _test_live(self, nginx: Nginx) -> None:
-        result = test_live(nginx, TIMEOUT_S)
+        result = rehearse(nginx, None, timeout_s(self.settings))
         if not result["passed"]:
             raise Failure(
                 "refused",

@@ -107,7 +107,7 @@ class LocalHost:
 
         Raises Held (rehearse) where no private view can be made here.
         """
-        answer = self.call("validate", {"mount_point": str(self.state_dir / "master" / "view")})
+        answer = self.call("validate", {})
         if answer["ok"]:
             return answer
         message = Message(**answer["message"])
