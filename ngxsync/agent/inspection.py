@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional
 from . import journal, unit
 from .answers import Failure
 from .directives import named_files, read_all
-from .manifest import PROTOCOL, delta, is_clean, snapshot_id, tree_of
+from .manifest import PROTOCOL, delta, is_clean, snapshot_id, to_json, tree_of
 from .nginx import find_nginx
 from .paths import Anchor
 from .recovery import describe
@@ -51,7 +51,10 @@ def scan_trees(request: Answer) -> Answer:
     same = accepted is not None and accepted["generation"] == request.get("generation")
     base = store.accepted_manifest(accepted) if same else {}
     changed = delta(base, found.manifest)
+    # a master that lost its copy (its connection was cut, then it died) asks for what it accepted itself
+    copy = to_json(store.accepted_manifest(accepted)) if request.get("want_base") and accepted is not None else None
     return {
+        "base_manifest": copy,
         "ok": True,
         "id": snapshot_id(found.manifest, request["projection"]),
         "now": time.time(),

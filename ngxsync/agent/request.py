@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional
 from .answers import Failure
 from .exchange import action_of
 from .journal import Item
-from .manifest import Manifest, entry_from_json, is_clean, patched, snapshot_id, tree_of
+from .manifest import Manifest, entry_from_json, is_below, is_clean, is_same, patched, snapshot_id, tree_of
 from .scan import OWN_FOLDER, scan
 from .stage import home_of, homes
 from .store import Store
@@ -85,8 +85,16 @@ def _own_xattrs(path: str, action: str) -> Dict[str, str]:
         os.close(folder)
 
 
-def raise_if_not_equal(request: Dict[str, Any], store: Store) -> None:
-    """A run without changes accepts what is there: so it must be there. Raises Failure (peer-changed)."""
+def raise_if_not_equal(request: Dict[str, Any], store: Store, planned: Manifest) -> None:
+    """A run without changes accepts what is there: so it must be there. Raises Failure (peer-changed).
+
+    Directories that only hold excluded or special entries do not count as differing.
+    """
     found = scan(request["projection"], store.cache(), store.root)
-    if snapshot_id(found.manifest, request["projection"]) != request["id"]:
+    kept = found.kept_apart + found.specials
+    differing = [
+        path for path in set(planned) | set(found.manifest) if not is_same(planned.get(path), found.manifest.get(path))
+    ]
+    stays = [path for path in differing if path not in planned and any(is_below(held, path) for held in kept)]
+    if len(stays) != len(differing):
         raise Failure("peer-changed", "the trees here changed since they were compared", next="sync again")

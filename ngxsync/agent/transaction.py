@@ -91,7 +91,7 @@ class Transaction:
         nginx = self._timed("which", self._which)
         items = make_items(self.request["changes"], self.trees)
         if not items:
-            raise_if_not_equal(self.request, self.store)
+            raise_if_not_equal(self.request, self.store, self.planned)
         with Exchange(self.request["run"], items, Names(self.projection["owners"]), Ids()) as exchange:
             if items:
                 self._timed("prepare", lambda: self._prepare(exchange))

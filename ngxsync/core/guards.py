@@ -14,7 +14,7 @@ from ngxsync.agent.manifest import DIR, Manifest, is_below
 from ngxsync.core.errors import ConfigError, Message
 from ngxsync.core.model import Change, Plan, Snapshot
 from ngxsync.core.plan import CONFLICT, CREATED, DELETED, DRIFT, FIRST_CONTACT, TYPE, is_content, is_quiet
-from ngxsync.core.wording import safe_name
+from ngxsync.core.wording import listed, safe_name
 
 # DESIGN 6: any code of exit status 8, but vip, rehearse, which-nginx and store
 FORCEABLE = (
@@ -39,8 +39,6 @@ FORCEABLE = (
 NEVER_FORCED = ("vip", "rehearse", "which-nginx", "store")
 
 FEWEST_DELETIONS = 5  # below this number max_delete does not hold
-SHOWN = 5  # so many paths a message names
-
 Roots = Mapping[str, Mapping[str, Any]]
 
 
@@ -161,7 +159,7 @@ def _changed_roots(host: str, roots: Roots, recorded: Roots, peer: str) -> Itera
 
 
 def _mounts_text(new: set[str], gone: set[str]) -> str:
-    parts = [f"{word}: {_listed(sorted(paths))}" for word, paths in (("new", new), ("gone", gone)) if paths]
+    parts = [f"{word}: {listed(sorted(paths))}" for word, paths in (("new", new), ("gone", gone)) if paths]
     return f"other mounts below the tree than at the last run ({'; '.join(parts)})"
 
 
@@ -176,13 +174,13 @@ def _max_delete(plan: Plan, peer: PeerFacts, settings: GuardSettings) -> Iterato
     if limit is None:
         return
     deleted = [c.path for c in plan.changes if c.kind == DELETED]
-    parts = (False, "outside content"), (True, f"in {_listed(settings.content)}")
+    parts = (False, "outside content"), (True, f"in {listed(settings.content)}")
     for inside, part in parts:
         gone = [path for path in deleted if is_content(path, settings.content) is inside]
         there = sum(1 for path in peer.manifest if is_content(path, settings.content) is inside)
         if len(gone) >= FEWEST_DELETIONS and len(gone) * 100 > limit * there:
             what = f"{len(gone)} of {there} entries {part} would be deleted, more than max_delete = {limit:g}%"
-            yield _hold("max-delete", what, f"{peer.name}:{_listed(gone)}", peer.name, "look with ngxsync diff, then ")
+            yield _hold("max-delete", what, f"{peer.name}:{listed(gone)}", peer.name, "look with ngxsync diff, then ")
 
 
 def _drift(plan: Plan, peer: PeerFacts, settings: GuardSettings) -> Iterator[Hold]:
@@ -195,7 +193,7 @@ def _drift(plan: Plan, peer: PeerFacts, settings: GuardSettings) -> Iterator[Hol
         if paths:
             what = f"{len(paths)} {_plural(paths, 'path')} {text} (on_drift = hold)"
             advice = "look with ngxsync diff; to let the master win: "
-            yield _hold(cause, what, f"{peer.name}:{_listed(paths)}", peer.name, advice)
+            yield _hold(cause, what, f"{peer.name}:{listed(paths)}", peer.name, advice)
 
 
 def _first_contact(plan: Plan, master: Snapshot, peer: PeerFacts) -> Iterator[Hold]:
@@ -205,7 +203,7 @@ def _first_contact(plan: Plan, master: Snapshot, peer: PeerFacts) -> Iterator[Ho
     if paths:
         what = f"{len(paths)} {_plural(paths, 'path')} on {peer.name} never came from here and would be replaced"
         advice = f"look with ngxsync diff --peer {peer.name}; if this host's content shall win: "
-        yield _hold(FIRST_CONTACT, what, f"{peer.name}:{_listed(paths)}", peer.name, advice)
+        yield _hold(FIRST_CONTACT, what, f"{peer.name}:{listed(paths)}", peer.name, advice)
 
 
 def _type_change(plan: Plan, peer: PeerFacts) -> Iterator[Hold]:
@@ -213,9 +211,7 @@ def _type_change(plan: Plan, peer: PeerFacts) -> Iterator[Hold]:
     for change in plan.changes:
         blockers = _blockers(change, peer)
         if blockers:
-            what = (
-                f"what stands there cannot give way to a {_kind(change)}: {_listed(blockers)} is left alone by a sync"
-            )
+            what = f"what stands there cannot give way to a {_kind(change)}: {listed(blockers)} is left alone by a sync"
             advice = f"move it away on {peer.name}, or "
             yield _hold("type-change", what, f"{peer.name}:{safe_name(change.path)}", peer.name, advice)
 
@@ -238,11 +234,6 @@ def _missing_users(peer: PeerFacts) -> Iterator[Hold]:
         names = ", ".join(safe_name(name) for name in peer.missing_users)
         what = f"{peer.name} has no user or group of the name: {names}"
         yield _hold("missing-user", what, peer.name, peer.name, "create them there, or ")
-
-
-def _listed(paths: Collection[str]) -> str:
-    shown = ", ".join(safe_name(path) for path in list(paths)[:SHOWN])
-    return f"{shown} and {len(paths) - SHOWN} more" if len(paths) > SHOWN else shown
 
 
 def _plural(items: Collection[object], word: str) -> str:

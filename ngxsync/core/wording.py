@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Collection
 from datetime import datetime, tzinfo
 from pathlib import PurePath
 
 from ngxsync.core.errors import Message
+
+SHOWN = 5  # so many paths a message names
 
 
 def safe_name(name: str) -> str:
@@ -36,6 +39,12 @@ def _escaped(char: str) -> str:
 def short_id(snapshot: str) -> str:
     """The first 12 hex digits, enough for people."""
     return snapshot[:12]
+
+
+def listed(paths: Collection[str]) -> str:
+    """Some paths by name, the others by their number."""
+    shown = ", ".join(safe_name(path) for path in list(paths)[:SHOWN])
+    return f"{shown} and {len(paths) - SHOWN} more" if len(paths) > SHOWN else shown
 
 
 def human_size(size: int) -> str:

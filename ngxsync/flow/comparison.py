@@ -46,6 +46,9 @@ def compare(
         ) from error
     accepted = answer["accepted"]
     standing = standing_of(record.generation, accepted)
+    copy = answer["base_manifest"]
+    if base is None and copy is not None:
+        base = manifests.from_json(copy)
     common = base if standing == YOURS else None
     plan = make_plan(
         snapshot.manifest, live, common, _covered(accepted if standing == YOURS else None), main_conf=config.nginx.conf

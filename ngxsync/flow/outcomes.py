@@ -10,7 +10,7 @@ from ngxsync.core import model
 from ngxsync.core.config import PeerConfig
 from ngxsync.core.errors import Held, Message, NgxsyncError, PeerUnreachable
 from ngxsync.core.guards import Hold
-from ngxsync.core.model import PeerResult, Problem
+from ngxsync.core.model import PeerResult, Plan, Problem
 from ngxsync.core.wording import short_id
 from ngxsync.flow.interfaces import Comparison
 
@@ -152,7 +152,7 @@ class TransactionFailed(NgxsyncError):
     code = "failed"
 
 
-def failed(name: str, error: NgxsyncError, timings: Mapping[str, float]) -> PeerResult:
+def failed(name: str, error: NgxsyncError, timings: Mapping[str, float], plan: Plan) -> PeerResult:
     """The result of a run that raised: held, refused earlier, unreachable, or failed in between."""
     outcome = {8: model.HELD, 6: model.UNDONE, 5: model.REFUSED, 9: model.HELD}.get(
         error.exit_status, model.UNREACHABLE
@@ -163,7 +163,9 @@ def failed(name: str, error: NgxsyncError, timings: Mapping[str, float]) -> Peer
         outcome = model.FIRST_SYNC
     elif error.exit_status == 4 and not isinstance(error, PeerUnreachable):
         outcome = model.UNKNOWN
-    return PeerResult(name, outcome, error.code, error.exit_status, message=error.message, timings=dict(timings))
+    return PeerResult(
+        name, outcome, error.code, error.exit_status, changes=plan.changes, message=error.message, timings=dict(timings)
+    )
 
 
 def joined(holds: Sequence[Hold]) -> Message:

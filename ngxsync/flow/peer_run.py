@@ -16,9 +16,10 @@ from ngxsync.core.excludes import make_projection
 from ngxsync.core.guards import GuardSettings, Hold, apply_force, check_guards
 from ngxsync.core.memory import PeerRecord, Quarantined, Refused
 from ngxsync.core.model import PeerResult, Plan, Snapshot
-from ngxsync.core.plan import needs_reload, paths_to_send
+from ngxsync.core.plan import CONFLICT, DRIFT, needs_reload, paths_to_send, restart_needed
+from ngxsync.core.wording import listed
 from ngxsync.flow import outcomes, requests
-from ngxsync.flow.comparison import FIRST_CONTACT, GENERATION, compare, snapshot_for
+from ngxsync.flow.comparison import FIRST_CONTACT, GENERATION, YOURS, compare, snapshot_for
 from ngxsync.flow.interfaces import Comparison, Master, Options, Peer, Prepared
 
 SCAN_S = 120.0
@@ -151,9 +152,14 @@ class PeerRun:
                 raise outcomes.Superseded(Message("the trees changed meanwhile", self.name))
 
     def _is_done(self, compared: Comparison) -> bool:
-        """Nothing to do: equal, recorded, and proven (a peer that came back without nginx is asked again)."""
+        """Nothing to do: equal, recorded, and proven (a peer that came back without nginx is asked again).
+
+        A new projection is recorded at once: what it leaves out is the peer's own from now on.
+        """
         accepted = compared.accepted
-        return not compared.plan and compared.standing == "yours" and accepted is not None and bool(accepted["proven"])
+        if compared.plan or compared.standing != YOURS or accepted is None:
+            return False
+        return bool(accepted["proven"]) and accepted["projection"] == self.projection.as_json()
 
     def _raise_if_given_up(self, compared: Comparison) -> None:
         """Quarantine (after 6) and back-off (after 5) bind automatic runs only."""
@@ -264,6 +270,8 @@ class PeerRun:
 
     def concluded(self, compared: Comparison, answer: Mapping[str, Any]) -> PeerResult:
         result = outcomes.result_of(self, compared, answer)
+        if answer["ok"]:
+            result = replace(result, warnings=(*result.warnings, *self._worth_saying(compared)))
         record = replace(self.record, open_run="")
         if answer["ok"]:
             generation = str(answer["generation"])
@@ -288,6 +296,16 @@ class PeerRun:
         self.record = record
         self.memory.save_peer(record)
         return result
+
+    def _worth_saying(self, compared: Comparison) -> Iterator[str]:
+        """What a person wants to know of a plan that was applied."""
+        edited = [change.path for change in compared.plan.changes if change.cause in (DRIFT, CONFLICT)]
+        if edited:
+            yield f"edited on {self.name} and put back (what was there is kept in its store): {listed(edited)}"
+        named = self.prepared.named.files
+        modules = {item.path for item in named if item.role == "module"}
+        if restart_needed(compared.plan, self.prepared.validation.binary, modules):
+            yield f"a new nginx binary or module is on {self.name}: a reload does not load it, restart nginx there"
 
     def _refused(self, record: PeerRecord, snapshot: str, result: PeerResult) -> PeerRecord:
         why = str(result.problems[0]) if result.problems else "nginx refused it"

@@ -16,7 +16,7 @@ from ngxsync.core import model
 from ngxsync.core.config import Config
 from ngxsync.core.errors import ConfigError, Held, MasterInvalid, Message, NgxsyncError, SourceChanged
 from ngxsync.core.excludes import make_projection
-from ngxsync.core.model import PeerResult, Problem, RunResult, Snapshot, worst_exit
+from ngxsync.core.model import PeerResult, Plan, Problem, RunResult, Snapshot, worst_exit
 from ngxsync.core.render import json_run
 from ngxsync.flow import outcomes
 from ngxsync.flow.interfaces import Comparison, Master, Named, Options, Peer, Prepared, Validation
@@ -109,6 +109,7 @@ class Pipeline:
         """Steps 4 to 9 on one peer. Of all NgxsyncErrors raises only Superseded."""
         name = peer.config.name
         timings: Mapping[str, float] = {}
+        plan = Plan()
         try:
             with self.memory.lock(name, options.wait_s, run=prepared.run):
                 self._raise_if_paused(name, options)
@@ -123,12 +124,14 @@ class Pipeline:
                         if not again or attempt == ATTEMPTS - 1:
                             raise
                         prepared = self.prepare(options)
+                    finally:
+                        plan = work.plan
                 self._remember(name, prepared, result, options)
                 return result
         except outcomes.Superseded:
             raise
         except NgxsyncError as error:
-            result = outcomes.failed(name, error, timings)
+            result = outcomes.failed(name, error, timings, plan)
             self._remember(name, prepared, result, options)
             return result
 

@@ -54,6 +54,7 @@ def scan_request(
         **common(config, peer, snapshot.projection),
         "full": full,
         "generation": generation,
+        "want_base": record.generation is not None and not has_base,
         **names_of(snapshot.manifest),
     }
 
