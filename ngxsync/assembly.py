@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import NgxsyncError
 from ngxsync.core.excludes import literal_pattern
 from ngxsync.core.ssh import LinkSettings
+from ngxsync.edges.addresses import others
 from ngxsync.edges.bundle import Bundle
 from ngxsync.edges.local import LocalHost, problems_from
 from ngxsync.edges.state import MasterState
@@ -162,25 +162,6 @@ def link_settings(peer: PeerConfig) -> LinkSettings:
         connect_timeout_s=peer.connect_timeout_s,
         state_dir=peer.state_dir,
     )
-
-
-def others(config: Config) -> list[PeerConfig]:
-    """The peers that are not this host: one file serves both of a pair, and the one whose `host` is an address here is itself."""
-    own = own_addresses()
-    return [peer for peer in config.peers if peer.host not in own or _is_loopback(peer.host)]
-
-
-def _is_loopback(host: str) -> bool:
-    return host.startswith("127.") or host in ("::1", "localhost")
-
-
-def own_addresses() -> set[str]:
-    """The addresses of this host's interfaces."""
-    try:
-        output = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=True, timeout=10).stdout
-    except (OSError, subprocess.SubprocessError):
-        return set()
-    return {line.split()[3].partition("/")[0] for line in output.splitlines() if len(line.split()) > 3}
 
 
 def runtime_folder() -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
@@ -104,6 +104,15 @@ def load_config(text: str, file: str) -> Config:
     if problems:
         raise _config_error(problems, file)
     return _make_config(values, peers, file)
+
+
+def raise_if_unknown(peers: Iterable[str], known: list[str], file: str) -> None:
+    """Raises ConfigError, with the nearest name, where one of `peers` is none of the known."""
+    for name in peers:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"the peers are: {', '.join(known)}"
+            raise ConfigError(Message(f"no such peer: {name}", file, "nothing changed", hint), code="unknown-peer")
 
 
 def _read_section(name: str, options: dict[str, Option], section: Section | None, problems: Problems) -> dict[str, Any]:

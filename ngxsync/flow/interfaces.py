@@ -13,6 +13,7 @@ from ngxsync.agent.manifest import Manifest
 from ngxsync.core.config import PeerConfig
 from ngxsync.core.guards import PeerFacts
 from ngxsync.core.model import PeerResult, Plan, Problem, Projection, Snapshot
+from ngxsync.flow.brake import Brake
 
 Progress = Callable[[str, str, int, int], None]  # peer, step, done, total (0 where unknown)
 
@@ -74,6 +75,7 @@ class Options:
     """How a run was asked for. `confirm(peer, plan)` is a person's answer at a first sync that would delete; None asks nobody.
 
     `gate` lets a run work ahead while a burst of edits settles: scan, test, plan and stage touch nothing live.
+    `brake` stops it from without, as long as nothing has begun.
     """
 
     trigger: str = "sync"
@@ -86,6 +88,7 @@ class Options:
     confirm: Callable[[str, Plan], bool] | None = None
     progress: Progress | None = None
     install: bool = True
+    brake: Brake = field(default_factory=Brake)
     gate: Callable[[Prepared], bool] | None = None  # asked before anything is concluded or applied; False: start anew
 
 

@@ -154,15 +154,13 @@ class TransactionFailed(NgxsyncError):
 
 def failed(name: str, error: NgxsyncError, timings: Mapping[str, float], plan: Plan) -> PeerResult:
     """The result of a run that raised: held, refused earlier, unreachable, or failed in between."""
-    outcome = {8: model.HELD, 6: model.UNDONE, 5: model.REFUSED, 9: model.HELD}.get(
-        error.exit_status, model.UNREACHABLE
-    )
+    outcome = {8: model.HELD, 6: model.UNDONE, 5: model.REFUSED, 9: model.HELD}.get(error.exit_status, model.UNKNOWN)
     if error.code == "paused":
         outcome = model.PAUSED
     elif error.code == "first-contact":
         outcome = model.FIRST_SYNC
-    elif error.exit_status == 4 and not isinstance(error, PeerUnreachable):
-        outcome = model.UNKNOWN
+    elif isinstance(error, PeerUnreachable):
+        outcome = model.UNREACHABLE
     return PeerResult(
         name, outcome, error.code, error.exit_status, changes=plan.changes, message=error.message, timings=dict(timings)
     )

@@ -53,6 +53,8 @@ class PeerRun:
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
         started = time.monotonic()
+        if self.options.progress is not None:
+            self.options.progress(self.name, step, 0, 0)
         try:
             yield
         finally:
@@ -139,6 +141,7 @@ class PeerRun:
         self._raise_if_given_up(compared)
         stages = self.stage(compared)
         self._pass_gate()
+        self.options.brake.pass_by(self.name)
         answer = self.transact(compared, stages)
         return self.concluded(compared, answer)
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from ngxsync.core import model
-from ngxsync.core.config import Config
-from ngxsync.core.errors import ConfigError, Held, MasterInvalid, Message, NgxsyncError, SourceChanged
+from ngxsync.core.config import Config, raise_if_unknown
+from ngxsync.core.errors import Held, MasterInvalid, Message, NgxsyncError, SourceChanged
 from ngxsync.core.excludes import make_projection
 from ngxsync.core.model import PeerResult, Plan, Problem, RunResult, Snapshot, worst_exit
 from ngxsync.core.render import json_run
@@ -73,17 +73,7 @@ class Pipeline:
     # all steps
 
     def chosen(self, options: Options) -> list[Peer]:
-        unknown = [name for name in options.peers if name not in self.peers]
-        if unknown:
-            known = ", ".join(self.peers)
-            raise ConfigError(
-                Message(
-                    f"no such peer: {', '.join(unknown)}",
-                    self.config.file,
-                    "nothing changed",
-                    f"the peers are: {known}",
-                )
-            )
+        raise_if_unknown(options.peers, list(self.peers), self.config.file)
         return [peer for name, peer in self.peers.items() if not options.peers or name in options.peers]
 
     def run(self, options: Options) -> RunResult:
@@ -108,32 +98,40 @@ class Pipeline:
     def run_peer(self, peer: Peer, prepared: Prepared, options: Options) -> PeerResult:
         """Steps 4 to 9 on one peer. Of all NgxsyncErrors raises only Superseded."""
         name = peer.config.name
+        try:
+            with self.memory.lock(name, options.wait_s, run=prepared.run):
+                return self._run_locked(peer, prepared, options)
+        except outcomes.Superseded:
+            raise
+        except NgxsyncError as error:
+            # nothing was learnt of the peer, and who has the lock may be writing what is remembered of it
+            return outcomes.failed(name, error, {}, Plan())
+
+    def _run_locked(self, peer: Peer, prepared: Prepared, options: Options) -> PeerResult:
+        name = peer.config.name
         timings: Mapping[str, float] = {}
         plan = Plan()
         try:
-            with self.memory.lock(name, options.wait_s, run=prepared.run):
-                self._raise_if_paused(name, options)
-                for attempt in range(ATTEMPTS):
-                    work = PeerRun(self.config, self.master, peer, self.memory, prepared, options)
-                    timings = work.timings
-                    try:
-                        result = work.sync()
-                        break
-                    except (SourceChanged, outcomes.TransactionFailed) as error:
-                        again = isinstance(error, SourceChanged) or error.code in outcomes.TRY_AGAIN
-                        if not again or attempt == ATTEMPTS - 1:
-                            raise
-                        prepared = self.prepare(options)
-                    finally:
-                        plan = work.plan
-                self._remember(name, prepared, result, options)
-                return result
+            self._raise_if_paused(name, options)
+            for attempt in range(ATTEMPTS):
+                work = PeerRun(self.config, self.master, peer, self.memory, prepared, options)
+                timings = work.timings
+                try:
+                    result = work.sync()
+                    break
+                except (SourceChanged, outcomes.TransactionFailed) as error:
+                    again = isinstance(error, SourceChanged) or error.code in outcomes.TRY_AGAIN
+                    if not again or attempt == ATTEMPTS - 1:
+                        raise
+                    prepared = self.prepare(options)
+                finally:
+                    plan = work.plan
         except outcomes.Superseded:
             raise
         except NgxsyncError as error:
             result = outcomes.failed(name, error, timings, plan)
-            self._remember(name, prepared, result, options)
-            return result
+        self._remember(name, prepared, result, options)
+        return result
 
     def _raise_if_paused(self, name: str, options: Options) -> None:
         pause = self.memory.active_pause(name)
@@ -145,7 +143,7 @@ class Pipeline:
 
     def _remember(self, name: str, prepared: Prepared, result: PeerResult, options: Options) -> None:
         """The status word and the latest run of this peer, for `status`."""
-        if options.dry_run:
+        if options.dry_run or options.brake.is_abandoned:
             return
         with suppress(NgxsyncError):  # the disk is full: the result itself says more than its record could
             self.memory.note_result(name, prepared.run, result)
@@ -187,7 +185,9 @@ class Pipeline:
 
     def _record(self, result: RunResult, options: Options) -> RunResult:
         """Step 10: runs that did something, or failed; a quiet check leaves no record."""
-        if not options.dry_run and (result.outcome != model.IN_SYNC or options.by_person):
+        if options.dry_run or options.brake.is_abandoned:
+            return result
+        if result.outcome != model.IN_SYNC or options.by_person:
             try:
                 self.memory.record_run(
                     result.run,
@@ -205,6 +205,7 @@ class Refusal(MasterInvalid):
     """The master's own nginx refuses its configuration; `validation` has every problem as file:line."""
 
     def __init__(self, validation: Validation, master: str) -> None:
+        self.validation = validation
         self.problems: tuple[Problem, ...] = validation.problems
         errors = [problem for problem in validation.problems if problem.level == "error"]
         count = f"{len(errors)} problems" if len(errors) > 1 else "a problem"
