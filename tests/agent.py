@@ -25,13 +25,13 @@ def agent_argv(verb: str) -> list[str]:
 class Agent:
     """One host's agent. `settings` are the request's `nginx`; change them before a call."""
 
-    def __init__(self, host: Host, excludes: tuple[str, ...] = ()) -> None:
-        self.host = host
+    def __init__(self, host: Host, excludes: tuple[str, ...] = (), *, root: str = ROOT) -> None:
+        self.host, self.root = host, root
         rules = [[regex, out] for regex, out in compile_excludes([*BUILTIN, *excludes])]
-        self.projection = {"trees": [{"path": ROOT, "exclude": rules}], "owners": True}
+        self.projection = {"trees": [{"path": root, "exclude": rules}], "owners": True}
         self.settings: dict[str, Any] = {
-            "root": ROOT,
-            "conf": f"{ROOT}/conf/nginx.conf",
+            "root": root,
+            "conf": f"{root}/conf/nginx.conf",
             "binary": "auto",
             "reload": "SIGHUP",
             "prove_timeout_s": 10.0,
@@ -66,11 +66,11 @@ class Agent:
         """
         self.number += 1
         run = run or f"{self.number:06d}-test"
-        stage = self.call("stage", run=run, trees=[ROOT])["stages"][ROOT]
+        stage = self.call("stage", run=run, trees=[self.root])["stages"][self.root]
         live = self.live()
         planned, changes = dict(live), []
         for relative, value in wanted.items():
-            path = f"{ROOT}/{relative}"
+            path = f"{self.root}/{relative}"
             after = self._entry(value, live.get(path), f"{stage}/{relative}")
             changes.append({"path": path, "before": _fields(live.get(path)), "after": _fields(after)})
             if after is None:
@@ -87,7 +87,7 @@ class Agent:
             delta=manifests.to_json(planned),
             id=manifests.snapshot_id(planned, self.projection),
             reload=True,
-            stages={ROOT: stage},
+            stages={self.root: stage},
         )
 
     def _entry(self, value: Any, before: Entry | None, staged: str) -> Entry | None:
@@ -101,7 +101,11 @@ class Agent:
         file = Path(str(self.host.path(staged)))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-        sha256 = subprocess.run(["sha256sum", file], capture_output=True, text=True, check=True).stdout.split()[0].lstrip("\\")
+        sha256 = (
+            subprocess.run(["sha256sum", file], capture_output=True, text=True, check=True)
+            .stdout.split()[0]
+            .lstrip("\\")
+        )
         mode = before.mode if before is not None and before.kind == "file" else 0o644
         return Entry("file", mode, "root", "root", 1_700_000_002_123_456_789, len(content), sha256)
 

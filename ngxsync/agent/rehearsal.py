@@ -51,7 +51,7 @@ def judged(verdict: Verdict) -> Dict[str, Any]:
 def _why(verdict: Verdict) -> str:
     if verdict.timed_out:
         return (
-            "nginx -t did not end within %.0f s (a name that is not resolved, a pipe that is read?); it was stopped"
+            "nginx -t did not end within %.1f s (a name that is not resolved, a pipe that is read?); it was stopped"
             % verdict.seconds
         )
     if os.WIFSIGNALED(verdict.status):
