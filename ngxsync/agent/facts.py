@@ -38,6 +38,7 @@ def facts(request: Answer) -> Answer:
         "hello": hello(request),
         "nginx": _nginx_facts(request["nginx"], trees),
         "nonlocal_bind": first_line("/proc/sys/net/ipv4/ip_nonlocal_bind"),
+        "nonlocal_bind6": first_line("/proc/sys/net/ipv6/ip_nonlocal_bind"),
         "addresses": own_addresses(),
         "selinux": first_line("/sys/fs/selinux/enforce"),
         "recovery_unit": unit.state(request["state_dir"]),
