@@ -1,0 +1,26 @@
+"""The program `ngxsync`. What asks for no command is answered before anything is imported: it takes no longer than Python."""
+
+import os
+import sys
+
+from ngxsync import __version__
+from ngxsync.cli.overview import OVERVIEW
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if arguments in (["--help"], ["-h"]):
+        print(OVERVIEW, end="")
+    elif arguments == ["--version"]:
+        print(f"ngxsync {__version__}")
+    elif not arguments and "_NGXSYNC_COMPLETE" not in os.environ:  # how a shell asks for completions
+        print(OVERVIEW, end="", file=sys.stderr)
+        sys.exit(2)
+    else:
+        from ngxsync.cli.exits import run
+
+        run(arguments)
+
+
+if __name__ == "__main__":
+    main()

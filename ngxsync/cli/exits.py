@@ -1,0 +1,100 @@
+"""What a command ends with: the one place that maps errors to messages and exit statuses (DESIGN 6)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any, NoReturn
+
+import click
+
+from ngxsync.cli.group import COMMANDS, ngxsync
+from ngxsync.cli.options import print_json
+from ngxsync.core.errors import ConfigError, Message, NgxsyncError
+from ngxsync.core.model import HELD, REFUSED, UNKNOWN
+from ngxsync.core.render import SCHEMA, json_message, json_problem, render_message, render_problems
+
+INTERRUPTED = 130
+BUG = 70
+CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE ended
+
+
+class UsageError(ConfigError):
+    code = "usage"
+
+
+def run(arguments: list[str]) -> NoReturn:
+    """Runs one command and ends the process with its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    status = status_of(arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = CLOSED_PIPE
+    if status in (INTERRUPTED, CLOSED_PIPE):
+        # threads that wait for a lock or a peer would hold the process back, and have nothing left to do
+        os._exit(status)
+    sys.exit(status)
+
+
+def status_of(arguments: list[str]) -> int:
+    """The exit status, after everything that is to be said was said."""
+    try:
+        return int(ngxsync.main(arguments, prog_name="ngxsync", standalone_mode=False) or 0)
+    except click.UsageError as error:
+        return told(arguments, UsageError(usage_message(error)))
+    except click.ClickException as error:
+        return told(arguments, UsageError(error.format_message()))
+    except NgxsyncError as error:
+        return told(arguments, error)
+    except (KeyboardInterrupt, click.Abort):
+        return told(arguments, Interrupted())
+    except BrokenPipeError:
+        return CLOSED_PIPE
+    except Exception as error:  # noqa: BLE001 - one of the two outermost places: anything else is a bug
+        traceback.print_exc()
+        what = f"a bug: {type(error).__name__}: {error}"
+        hint = "report it, with the traceback"
+        return told(arguments, NgxsyncError(Message(what, "", "what was begun on a peer ends there by itself", hint)))
+
+
+class Interrupted(NgxsyncError):
+    exit_status = INTERRUPTED
+    code = "interrupted"
+
+    def __init__(self) -> None:
+        super().__init__(Message("interrupted", "", "nothing changed"))
+
+
+def usage_message(error: click.UsageError) -> Message:
+    path = error.ctx.command_path if error.ctx else "ngxsync"
+    return Message(error.format_message(), path, "nothing changed", f"{path} --help")
+
+
+def told(arguments: list[str], error: NgxsyncError) -> int:
+    """Says it, as text on standard error or as JSON on standard output, and gives its exit status."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if "--json" in options:
+        print_json(json_failure(next((word for word in options if word in COMMANDS), ""), error))
+    else:
+        name = "" if error.message.where else "ngxsync: "
+        lines = [*render_problems(getattr(error, "problems", ())), name + render_message(error.message)]
+        print("\n".join(lines), file=sys.stderr)
+    return error.exit_status
+
+
+def json_failure(command: str, error: NgxsyncError) -> dict[str, Any]:
+    """The contract of DESIGN 6 for a command that ended before it had an answer."""
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "run": "",
+        "outcome": {3: REFUSED, 8: HELD}.get(error.exit_status, UNKNOWN),
+        "code": error.code,
+        "exit": error.exit_status,
+        "peers": [],
+        "problems": [json_problem(problem) for problem in getattr(error, "problems", ())],
+        "message": json_message(error.message),
+    }

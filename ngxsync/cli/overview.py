@@ -1,0 +1,29 @@
+"""What `ngxsync --help` says, as one constant: it is printed without importing anything."""
+
+OVERVIEW = """\
+usage: ngxsync COMMAND [OPTIONS]
+
+Keeps the nginx of a pair of hosts the same: an edit here is tested, sent, tested
+there, applied, reloaded and proven to run, or put back.
+
+Set up:
+  init      write config.ini from the crontab line that did this job before
+  check     can this pair work? named checks on both hosts, with hints
+  demo      see it all on this one machine, without touching its own nginx
+
+Look:
+  status    what each peer runs, as the latest run left it, and what to do
+  diff      what differs between this host and its peers, with the text
+  validate  does nginx accept the configuration of this host?
+  history   what the runs did, newest first
+
+Act:
+  sync      make the peers like this host, now
+  pause     no automatic runs, until a time or until resume
+  resume    end a pause
+  run       the daemon: syncs whenever something changes here
+
+Options:
+  -h, --help  this text; ngxsync COMMAND --help has options, example, exit statuses
+  --version   the version
+"""
