@@ -1,7 +1,7 @@
 """Apply and undo: each path exchanged atomically with what was planned to be there (TRANSACTION, apply).
 
 What is captured is what was there at that instant. Captured and prepared entries lie in HOME/.ngxsync/RUN/prep/NUMBER, where HOME
-is the tree or the mount below it, so that rename works.
+is the tree or the mount below it, so that rename works. Where a captured entry is not the plan's before, undo puts it back.
 """
 
 import contextlib
@@ -10,19 +10,20 @@ import os
 import stat
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from . import kernel
+from . import kernel, renames
 from .journal import Item
 from .manifest import DIR, Entry, entry_from_json, is_same
-from .paths import Anchor, set_attributes
-from .scan import OWN_FOLDER, Names, entry_at
+from .paths import Anchor, set_mode, set_owner
+from .scan import OWN_FOLDER, Names, Unstable, entry_at
+from .xattrs import put_xattrs, read_xattrs
 
 
 class PeerChanged(Exception):
     """A path is not what the plan says was there: the peer changed meanwhile; it is planned anew."""
 
-    def __init__(self, path: str, found: Optional[Entry]) -> None:
+    def __init__(self, path: str) -> None:
         super(PeerChanged, self).__init__(path)
-        self.path, self.found = path, found
+        self.path = path
 
 
 class NotEmpty(Exception):
@@ -84,8 +85,12 @@ class Exchange:
         with self.anchor(item.tree).parent(item.path) as place:
             yield place
 
-    def optional(self, fields: Optional[List[Any]]) -> Optional[Entry]:
-        return entry_of(fields)
+    @staticmethod
+    def entry(fields: Optional[List[Any]]) -> Entry:
+        """An entry that the item's action says is there. Raises ValueError where it is not."""
+        if fields is None:
+            raise ValueError("an entry is missing")
+        return entry_from_json(fields)
 
     def look(self, name: str, folder: int, known: Any = None) -> Optional[Entry]:
         """The live entry of a name; "." is the folder itself."""
@@ -99,105 +104,68 @@ class Exchange:
     # apply
 
     def apply(self) -> None:
-        """All items in order. Raises PeerChanged or NotEmpty, or OSError; the caller then undoes."""
+        """All items in order. Raises PeerChanged, NotEmpty or OSError; the caller then undoes, which puts back what was captured."""
         for item in self.items:
-            with self.live(item) as (folder, name):
-                getattr(self, "_" + item.action)(item, folder, name)
+            try:
+                with self.live(item) as (folder, name):
+                    getattr(self, "_" + item.action)(item, folder, name)
+            except (FileNotFoundError, NotADirectoryError, FileExistsError, Unstable):
+                raise PeerChanged(item.path)
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise PeerChanged(item.path)
+                raise
 
     def _exchange(self, item: Item, folder: int, name: str) -> None:
-        self.swap(item, folder, name)
-        self._expect(item, entry_at(str(item.number), self.prep(item), self.names), folder, name)
+        def check(captured: str, place: int) -> None:
+            raise_if_other(item, entry_at(captured, place, self.names))
 
-    def swap(self, item: Item, folder: int, name: str) -> None:
-        prepared = str(item.number)
-        try:
-            kernel.renameat2(self.prep(item), prepared, folder, name, kernel.RENAME_EXCHANGE)
-        except FileNotFoundError:
-            raise PeerChanged(item.path, None)
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.EINVAL):
-                raise
-            self._link_and_rename(item, folder, name)
-
-    def _link_and_rename(self, item: Item, folder: int, name: str) -> None:
-        """Without renameat2: an edit that falls between the two calls is lost, so the record says that this was used."""
-        self.linked = True
-        prep, prepared = self.prep(item), str(item.number)
-        os.link(name, prepared + ".old", src_dir_fd=folder, dst_dir_fd=prep, follow_symlinks=False)
-        os.rename(prepared, name, src_dir_fd=prep, dst_dir_fd=folder)
-        os.rename(prepared + ".old", prepared, src_dir_fd=prep, dst_dir_fd=prep)
-
-    def _expect(self, item: Item, captured: Optional[Entry], folder: int, name: str) -> None:
-        """What was captured must be the plan's before; else it goes back at once."""
-        before = entry_of(item.before)
-        if captured is not None and captured.kind == DIR and before is not None and before.kind == DIR:
-            if _holds_something(str(item.number), self.prep(item)):
-                self.swap(item, folder, name)
-                raise NotEmpty(item.path)
-        if not is_same(captured, before):
-            self.swap(item, folder, name)
-            raise PeerChanged(item.path, captured)
+        self.linked |= renames.exchange(self.prep(item), str(item.number), folder, name, check)
+        check(str(item.number), self.prep(item))
+        if item.before is not None and item.before[0] == DIR and names_in(str(item.number), self.prep(item)):
+            raise NotEmpty(item.path)
 
     def _create(self, item: Item, folder: int, name: str) -> None:
-        try:
-            kernel.renameat2(self.prep(item), str(item.number), folder, name, kernel.RENAME_NOREPLACE)
-        except FileExistsError:
-            raise PeerChanged(item.path, entry_at(name, folder, self.names))
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.EINVAL):
-                raise
-            self.linked = True
-            self._create_by_link(item, folder, name)
-
-    def _create_by_link(self, item: Item, folder: int, name: str) -> None:
-        prep, prepared = self.prep(item), str(item.number)
-        if item.action == "mkdir":
-            os.mkdir(name, dir_fd=folder)
-            os.rename(prepared, name, src_dir_fd=prep, dst_dir_fd=folder)
-            return
-        os.link(prepared, name, src_dir_fd=prep, dst_dir_fd=folder, follow_symlinks=False)
-        os.unlink(prepared, dir_fd=prep)
+        self.linked |= renames.create(self.prep(item), str(item.number), folder, name)
 
     _mkdir = _create
 
     def _delete(self, item: Item, folder: int, name: str) -> None:
-        prep = self.prep(item)
-        try:
-            os.rename(name, str(item.number), src_dir_fd=folder, dst_dir_fd=prep)
-        except FileNotFoundError:
-            raise PeerChanged(item.path, None)
-        captured = entry_at(str(item.number), prep, self.names)
-        if not is_same(captured, entry_of(item.before)):
-            _put_back(prep, str(item.number), folder, name)
-            raise PeerChanged(item.path, captured)
+        os.rename(name, str(item.number), src_dir_fd=folder, dst_dir_fd=self.prep(item))
+        raise_if_other(item, entry_at(str(item.number), self.prep(item), self.names))
 
     def _rmdir(self, item: Item, folder: int, name: str) -> None:
         try:
             os.rmdir(name, dir_fd=folder)
-        except FileNotFoundError:
-            raise PeerChanged(item.path, None)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
                 raise
             self.kept.append(item.path)
 
     def _attributes(self, item: Item, folder: int, name: str) -> None:
-        found = self.look(name, folder)
-        if not is_same(found, entry_of(item.before)):
-            raise PeerChanged(item.path, found)
-        self.set_entry_attributes(name, folder, self.entry(item.after))
+        raise_if_other(item, self.look(name, folder))
+        self.set_entry_attributes(name, folder, self.entry(item.after), item.xattrs)
 
-    @staticmethod
-    def entry(fields: Optional[List[Any]]) -> Entry:
-        """An entry that the item's action says is there. Raises ValueError where it is not."""
-        if fields is None:
-            raise ValueError("an entry is missing")
-        return entry_from_json(fields)
+    def set_entry_attributes(
+        self, name: str, folder: int, entry: Entry, xattrs: Optional[Dict[str, str]] = None
+    ) -> List[str]:
+        """Owner first (it takes setuid bits and capabilities away), then extended attributes (an ACL changes the mode), mode, mtime.
 
-    def set_entry_attributes(self, name: str, folder: int, entry: Entry) -> None:
-        set_attributes(name, folder, entry.mode, self.ids.user(entry.owner), self.ids.group(entry.group))
+        Returns the extended attributes that were refused. Raises OSError, and KeyError for an unknown owner.
+        """
+        set_owner(name, folder, self.ids.user(entry.owner), self.ids.group(entry.group))
+        present = read_xattrs(name, folder)
+        refused = put_xattrs(name, folder, {k: v for k, v in (xattrs or {}).items() if present.get(k) != v})
+        set_mode(name, folder, entry.mode)
         if entry.kind != DIR:
             os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
+        return refused
+
+
+def raise_if_other(item: Item, found: Optional[Entry]) -> None:
+    """Raises PeerChanged where what was found is not the plan's before."""
+    if not is_same(found, entry_of(item.before)):
+        raise PeerChanged(item.path)
 
 
 class Ids:
@@ -214,10 +182,11 @@ class Ids:
         return -1 if not name else int(name[1:]) if name.startswith("#") else grp.getgrnam(name).gr_gid
 
 
-def _holds_something(name: str, folder: int) -> bool:
+def names_in(name: str, folder: int) -> List[str]:
+    """What an entry that is a directory holds."""
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
-        return bool(os.listdir(fd))
+        return os.listdir(fd)
     finally:
         os.close(fd)
 
@@ -226,12 +195,3 @@ def root_entry(folder: int, names: Names) -> Entry:
     info = os.fstat(folder)
     owner, group = names.of(info)
     return Entry(DIR, stat.S_IMODE(info.st_mode), owner, group, 0, 0, "")
-
-
-def _put_back(prep: int, captured: str, folder: int, name: str) -> None:
-    try:
-        kernel.renameat2(prep, captured, folder, name, kernel.RENAME_NOREPLACE)
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EINVAL):
-            raise
-        os.rename(captured, name, src_dir_fd=prep, dst_dir_fd=folder)

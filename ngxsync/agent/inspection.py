@@ -62,7 +62,7 @@ def scan_trees(request: Answer) -> Answer:
         "base": "accepted" if same else "none",
         "changed": {path: None if entry is None else list(entry) for path, entry in changed.items()},
         "specials": found.specials,
-        "kept_apart": found.kept_apart[:1000],
+        "kept_apart": found.kept_apart,
         "unread": found.unread,
         "roots": found.roots,
         "accepted": accepted,

@@ -9,7 +9,12 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 from .store import encoded, fsync_folder, write_durably
 
-OPEN, APPLIED, SIGNALLED, ACCEPTED = "open", "applied", "signalled", "accepted"
+OPEN, APPLIED, SIGNALLED = "open", "applied", "signalled"
+
+
+class Damaged(Exception):
+    """The journal's first line cannot be read: what was open is not known."""
+
 
 # one planned path: `number` names its prepared or captured file, `home` the folder (tree or mount below it) that holds .ngxsync
 Item = NamedTuple(
@@ -22,7 +27,9 @@ Item = NamedTuple(
         ("action", str),  # exchange, create, delete, mkdir, rmdir or attributes
         ("before", Optional[List[Any]]),
         ("after", Optional[List[Any]]),
-        ("xattrs", Dict[str, str]),  # of a directory that rmdir takes away: name -> value in hex
+        ("xattrs", Dict[str, str]),  # of what rmdir takes away or attributes change: name -> value in hex
+        ("live_inode", int),  # of what was there, and of what was prepared; 0 for nothing: who is who after a crash
+        ("prepared_inode", int),
     ],
 )
 
@@ -30,7 +37,7 @@ Journal = NamedTuple("Journal", [("header", Dict[str, Any]), ("items", List[Item
 
 
 def begin(path: str, header: Dict[str, Any], items: List[Item]) -> None:
-    """Step 2 of the order on disk. header: {run, agent, nginx, projection, request bits that recovery needs}."""
+    """Step 2 of the order on disk. header: {run, agent, nginx, projection, at}."""
     write_durably(path, encoded({"header": header, "items": [list(item) for item in items]}) + b"\n")
 
 
@@ -45,20 +52,40 @@ def note_phase(path: str, phase: str) -> None:
 
 
 def read(path: str) -> Optional[Journal]:
-    """The open journal, None where there is none. Raises ValueError where its first line is damaged."""
+    """The open journal, None where there is none. Raises Damaged."""
     try:
         with open(path, "rb") as stream:
             lines = stream.read().split(b"\n")
     except FileNotFoundError:
         return None
-    first = json.loads(lines[0].decode("ascii"))
+    try:
+        first = json.loads(lines[0].decode("ascii"))
+        header, items = first["header"], [Item(*fields) for fields in first["items"]]
+        header["run"], header["agent"], header["nginx"], header["projection"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged("%s: %r" % (path, error))
+    return Journal(header, items, _last_phase(lines[1:]))
+
+
+def read_header(path: str) -> Optional[Dict[str, Any]]:
+    """The header alone, which every release can read; None where there is no journal. Raises Damaged."""
+    try:
+        with open(path, "rb") as stream:
+            return dict(json.loads(stream.readline().decode("ascii"))["header"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged("%s: %r" % (path, error))
+
+
+def _last_phase(lines: List[bytes]) -> str:
     phase = OPEN
-    for line in lines[1:]:
+    for line in lines:
         try:
             phase = json.loads(line.decode("ascii"))["phase"]
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             break
-    return Journal(first["header"], [Item(*fields) for fields in first["items"]], phase)
+    return phase
 
 
 def end(path: str) -> None:

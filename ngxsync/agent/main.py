@@ -11,77 +11,110 @@ from typing import Any, Callable, Dict, List
 from . import inspection, journal
 from .answers import Failure
 from .facts import facts
-from .manifest import PROTOCOL
+from .manifest import PROTOCOL, is_clean
 from .nginx import nginx_or_failure
 from .recovery import recover, sweep
 from .rehearsal import rehearse, timeout_s
+from .request import raise_if_malformed
+from .run import LOCK_WAIT_S, failure_of, settle_earlier, transact
+from .scan import OWN_FOLDER
 from .stage import STAGE, make_run_folder
-from .store import RUN_NAME, Busy, Store
-from .transaction import busy_failure, transact
+from .store import RUN_NAME, Busy, Damaged, Store
+
+RECOVER_WAIT_S = 60.0
+LARGEST = 256 << 20  # bytes of a request: a manifest of a million entries
 
 Answer = Dict[str, Any]
 
 
 def own_hash() -> str:
     """The name of the folder that this code was installed as; "" where it runs as the package ngxsync."""
-    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folder = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     return os.path.basename(folder) if os.path.exists(os.path.join(folder, "__main__.py")) else ""
 
 
 def verb_transact(request: Answer) -> Answer:
-    return detached(lambda: transact(request, Store(request["state_dir"]), own_hash()))
+    raise_if_malformed(request)
+    return detached(lambda: _transact(request))
+
+
+def _transact(request: Answer) -> Answer:
+    store = Store(request["state_dir"])
+    other = _agent_of_journal(store, request["state_dir"])
+    if other:
+        _hand_over(other, {"state_dir": request["state_dir"]})
+    return transact(request, store, own_hash())
 
 
 def verb_recover(request: Answer) -> Answer:
     store = Store(request["state_dir"])
     if not os.path.isdir(store.root):
         return {"ok": True, "recovered": None}
-    other = _other_agent(request["state_dir"], journal.read(store.journal))
+    other = _agent_of_journal(store, request["state_dir"])
     return _hand_over(other, request) if other else detached(lambda: _recover(store, request))
 
 
 def _recover(store: Store, request: Answer) -> Answer:
     try:
-        with store.lock("transaction", "recover", float(request.get("wait_s", 60))):
+        with store.lock("transaction", "recover", float(request.get("wait_s", RECOVER_WAIT_S))):
             opened = journal.read(store.journal)
             answer = recover(store)
-            return (
-                {"ok": True, "recovered": None}
-                if opened is None
-                else dict(answer or {}, recovered=opened.header["run"])
-            )
-    except Busy as busy:
-        raise busy_failure(busy)
+    except (Busy, Damaged, journal.Damaged, OSError) as error:
+        raise failure_of(error, store)
+    return dict(answer, recovered=answer["run"]) if opened and answer else {"ok": True, "recovered": None}
 
 
-def _other_agent(state_dir: str, opened: Any) -> str:
+def _agent_of_journal(store: Store, state_dir: str) -> str:
     """The agent folder that the journal names, where it is another one and still there: who wrote it can read it."""
-    if opened is None or not own_hash() or opened.header["agent"] in ("", own_hash()):
-        return ""
-    folder = os.path.join(state_dir, "agent", opened.header["agent"])
-    return folder if os.path.isdir(folder) else ""
+    try:
+        header = journal.read_header(store.journal)
+    except (journal.Damaged, OSError):
+        return ""  # whoever reads it next says so
+    name = str((header or {}).get("agent", ""))
+    folder = os.path.join(state_dir, "agent", name)
+    return folder if name not in ("", own_hash()) and "/" not in name and os.path.isdir(folder) else ""
 
 
 def _hand_over(folder: str, request: Answer) -> Answer:
     argv = [sys.executable, "-I", "-S", folder, "recover"]
     done = subprocess.run(argv, input=json.dumps(request).encode("ascii"), stdout=subprocess.PIPE)
-    return dict(json.loads(done.stdout.decode("ascii").splitlines()[-1]))
+    try:
+        return dict(json.loads(done.stdout.decode("ascii").splitlines()[-1]))
+    except (ValueError, IndexError):
+        raise Failure(
+            "died",
+            "the agent that began an interrupted run could not recover it",
+            where=folder,
+            state="the live tree may be half old, half new",
+            next="look at the journal of this host; remove that folder to recover by the installed agent",
+        )
 
 
 def verb_stage(request: Answer) -> Answer:
     """Make the stage folders of a run; a tree that is absent is made, empty, so that it can hold one."""
-    store = Store(request["state_dir"])
-    store.prepare()
-    run = request["run"]
-    if not RUN_NAME.match(run):
-        raise Failure("agent", "not a run: %r" % run)
-    with store.lock("transaction", run, 5.0):
-        recover(store)
-        sweep(store, request["trees"])
-    for tree in request["trees"]:
+    store, run, trees = Store(request["state_dir"]), request["run"], request["trees"]
+    if not RUN_NAME.match(run) or not all(is_clean(tree) for tree in trees):
+        raise Failure("agent", "not a run, or not trees: %r, %r" % (run, trees))
+    try:
+        store.prepare()
+        with store.lock("transaction", run, LOCK_WAIT_S):
+            settle_earlier(store)
+            sweep(store, trees)
+            for tree in trees:
+                _make_tree(tree)
+                make_run_folder(tree, tree, run, [STAGE])
+    except (Busy, Damaged, journal.Damaged, OSError) as error:
+        raise failure_of(error, store)
+    return {"ok": True, "stages": {tree: "%s/%s/%s/%s" % (tree, OWN_FOLDER, run, STAGE) for tree in trees}}
+
+
+def _make_tree(tree: str) -> None:
+    """A tree that is absent is made for others to read; the plan then gives it its mode and owner."""
+    before = os.umask(0o022)
+    try:
         os.makedirs(tree, mode=0o755, exist_ok=True)
-        make_run_folder(tree, tree, run, [STAGE])
-    return {"ok": True, "stages": {tree: "%s/.ngxsync/%s/%s" % (tree, run, STAGE) for tree in request["trees"]}}
+    finally:
+        os.umask(before)
 
 
 def verb_validate(request: Answer) -> Answer:
@@ -117,6 +150,7 @@ def detached(work: Callable[[], Answer]) -> Answer:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
+        os.close(reading)  # else, with the caller gone, a long answer would wait for ever
         _in_own_session(work, writing)
     os.close(writing)
     with os.fdopen(reading, "rb") as stream:
@@ -168,16 +202,22 @@ def main(argv: List[str]) -> int:
     if verb not in VERBS:
         sys.stderr.write("usage: ngxsync-agent status | recover\n")
         return 2
-    text = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read().decode("utf-8")
+    text = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read(LARGEST + 1)
     if not text.strip():
         return inspection.by_hand(verb, VERBS[verb])
-    request = json.loads(text)
-    if request.get("protocol", PROTOCOL) != PROTOCOL:
-        answer = Failure(
-            "protocol", "protocol %s is spoken here, %s was asked" % (PROTOCOL, request.get("protocol"))
-        ).answer()
-    else:
-        answer = guarded(lambda: VERBS[verb](request))
-    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.write(json.dumps(guarded(lambda: _answer(verb, text))) + "\n")
     sys.stdout.flush()
     return 0
+
+
+def _answer(verb: str, text: bytes) -> Answer:
+    """The whole request is read before anything starts: a cut one is no JSON, and nothing is done."""
+    try:
+        request = json.loads(text.decode("utf-8")) if len(text) <= LARGEST else None
+    except (ValueError, RecursionError):
+        request = None
+    if not isinstance(request, dict):
+        raise Failure("agent", "the request is no JSON object of at most %d bytes" % LARGEST, next="sync again")
+    if request.get("protocol", PROTOCOL) != PROTOCOL:
+        raise Failure("protocol", "protocol %s is spoken here, %s was asked" % (PROTOCOL, request["protocol"]))
+    return VERBS[verb](request)

@@ -4,7 +4,10 @@ A directory that becomes a symlink between plan and apply would otherwise turn a
 """
 
 import contextlib
+import errno
+import fcntl
 import os
+import signal
 import stat
 from typing import Iterator, List, Tuple
 
@@ -63,17 +66,49 @@ class Anchor:
             yield fd, name
 
 
-def set_attributes(name: str, folder: int, mode: int, uid: int, gid: int) -> None:
-    """Owner first, since chown clears setuid bits; -1 leaves an id as it is. A link has no mode of its own."""
+@contextlib.contextmanager
+def pinned(name: str, folder: int) -> Iterator[Tuple[os.stat_result, str]]:
+    """(stat of an entry, a path to that very inode): no rename in between can turn what is done to it on another."""
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
-        info = os.fstat(fd)
-        if uid not in (-1, info.st_uid) or gid not in (-1, info.st_gid):
-            os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False)
-        if not stat.S_ISLNK(info.st_mode) and stat.S_IMODE(os.fstat(fd).st_mode) != mode:
-            os.chmod("/proc/self/fd/%d" % fd, mode)
+        yield os.fstat(fd), "/proc/self/fd/%d" % fd
     finally:
         os.close(fd)
+
+
+def set_owner(name: str, folder: int, uid: int, gid: int) -> None:
+    """-1 leaves an id as it is. Takes setuid bits and capabilities away, so it comes before those."""
+    with pinned(name, folder) as (info, path):
+        if uid not in (-1, info.st_uid) or gid not in (-1, info.st_gid):
+            os.chown(path, uid, gid)
+
+
+def set_mode(name: str, folder: int, mode: int) -> None:
+    """A link has no mode of its own."""
+    with pinned(name, folder) as (info, path):
+        if not stat.S_ISLNK(info.st_mode) and stat.S_IMODE(info.st_mode) != mode:
+            os.chmod(path, mode)
+
+
+def set_attributes(name: str, folder: int, mode: int, uid: int, gid: int) -> None:
+    """Owner first, since chown clears setuid bits."""
+    set_owner(name, folder, uid, gid)
+    set_mode(name, folder, mode)
+
+
+def is_being_written(name: str, folder: int) -> bool:
+    """Whether a process has the file open for writing: then the kernel gives no lease on it. False where it cannot be told."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    previous = signal.signal(signal.SIGIO, signal.SIG_IGN)  # sent to the holder of a lease when somebody opens the file
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    finally:
+        os.close(fd)
+        signal.signal(signal.SIGIO, previous)
+    return False
 
 
 def remove_tree(name: str, dir_fd: int) -> None:

@@ -1,22 +1,27 @@
 """Finish or undo what a crash left open: safe at any time, twice, and without the master (TRANSACTION, recovery)."""
 
-import os
+import subprocess
 from typing import Any, Dict, List, Optional
 
 from . import journal, stage
+from .captures import Edits, keep_after
 from .exchange import Exchange, Ids
 from .journal import Journal
 from .nginx import Nginx, find_nginx
 from .proof import Proof, Reload, log_paths, mark_logs, wait_idle
-from .scan import Names, hash_file
-from .store import Store
+from .scan import Names
+from .store import Damaged, Store
 from .undo import Undo
 
 IDLE_S = 30.0
+SHOWN = 5
 
 
 def recover(store: Store) -> Optional[Dict[str, Any]]:
-    """Called under the transaction lock. None where nothing was open; else the answer that ends the interrupted run."""
+    """Called under the transaction lock. None where nothing was open; else the answer that ends the interrupted run.
+
+    `restored` is False where files could not be put back. Raises journal.Damaged, store.Damaged, OSError, Busy.
+    """
     opened = journal.read(store.journal)
     if opened is None:
         return None
@@ -24,12 +29,13 @@ def recover(store: Store) -> Optional[Dict[str, Any]]:
     run = opened.header["run"]
     with Exchange(run, opened.items, Names(opened.header["projection"]["owners"]), Ids()) as exchange:
         if accepted is not None and accepted["run"] == run:
-            answer = finish(store, exchange)
+            answer = finish(store, exchange, accepted, opened.phase)
         else:
             with store.lock("mixed", run, IDLE_S):
                 answer = _undo_after_crash(store, exchange, opened)
     answer.update(run=run, recovered_from=opened.phase, sequence=store.next_sequence())
-    if store.answer(run) is None:
+    known = store.answer(run)
+    if known is None or known.get("outcome") == "broken":
         store.keep_answer(run, answer)
     if answer["outcome"] != "broken":
         close(store, opened)
@@ -42,43 +48,35 @@ def close(store: Store, opened: Journal) -> None:
         stage.remove_run_folder(tree["path"], opened.header["run"])
 
 
-def finish(store: Store, exchange: Exchange) -> Dict[str, Any]:
-    """The run was accepted: what it replaced goes into the store."""
-    warnings = keep_captures(store, exchange)
-    proven = bool((store.accepted() or {}).get("proven"))
-    outcome = "applied" if proven else "not-proven"
-    return {"ok": True, "outcome": outcome, "code": "", "proven": proven, "result": "finished", "warnings": warnings}
-
-
-def keep_captures(store: Store, exchange: Exchange) -> List[str]:
-    """Copy every captured file into the store, by what it holds now: somebody may have had it open. Returns warnings."""
-    warnings, record = [], []
-    for item in exchange.items:
-        kept = None
-        before = item.before
-        if item.action in ("exchange", "delete") and before is not None and before[0] == "file":
-            prep, name = exchange.prep(item), str(item.number)
-            try:
-                kept = hash_file(name, prep)[0]
-            except FileNotFoundError:
-                kept = before[6]  # a recovery that is called again: the first one kept it
-            else:
-                store.keep_blob(name, kept, prep)
-            if kept != before[6]:
-                warnings.append("%s was written to while it was replaced: what was written is kept" % item.path)
-        record.append([item.path, before, item.after, kept])
-    store.write(os.path.join("runs", exchange.run + ".changes.json"), record)
-    return warnings
+def finish(store: Store, exchange: Exchange, accepted: Dict[str, Any], phase: str) -> Dict[str, Any]:
+    """The run was accepted: what it replaced is kept. The answer that its master waits for, generation included."""
+    warnings = keep_after(store, exchange)
+    proven = bool(accepted["proven"])
+    return {
+        "ok": True,
+        "outcome": "applied" if proven else "not-proven",
+        "code": "" if proven else "not-proven",
+        "generation": accepted["generation"],
+        "id": accepted["id"],
+        "at": accepted["at"],
+        "proven": proven,
+        "reloaded": phase == journal.SIGNALLED,
+        "problems": [],
+        "result": "finished",
+        "restored": True,
+        "warnings": warnings,
+    }
 
 
 def undo(store: Store, exchange: Exchange) -> Undo:
-    """Put back all items; edits made meanwhile are kept in the store first."""
-
-    def keep(_path: str, name: str, folder: int) -> None:
-        store.keep_blob(name, hash_file(name, folder)[0], folder)
-
-    work = Undo(exchange, keep)
+    """Put back all items; edits made meanwhile are kept in the store."""
+    edits = Edits(store, exchange.run)
+    work = Undo(exchange, edits.keep)
     work.run()
+    try:
+        edits.write()
+    except (OSError, Damaged) as error:
+        work.failed.append("edits could not be kept: %s" % error)
     return work
 
 
@@ -89,20 +87,27 @@ def _undo_after_crash(store: Store, exchange: Exchange, opened: Journal) -> Dict
         "outcome": "undone",
         "code": "recovered",
         "result": "undone",
+        "restored": not work.failed,
         "edited": work.edited,
+        "problems": [],
         "warnings": [],
     }
     if work.failed:
-        return broken(answer, "could not put back: %s" % "; ".join(work.failed))
+        return not_restored(answer, work)
     try:
         nginx = find_nginx(opened.header["nginx"])
-    except (OSError, ValueError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         return answer  # no nginx here: nothing runs what was applied
     if nginx.running is not None and opened.phase != journal.OPEN:
         proof = reload_old(nginx, opened.header["nginx"])
         if proof.outcome != "proven":
             return broken(answer, "the old files are back, but nginx did not prove to run them: %s" % proof.reason)
     return answer
+
+
+def not_restored(answer: Dict[str, Any], work: Undo) -> Dict[str, Any]:
+    more = ", and %d more" % (len(work.failed) - SHOWN) if len(work.failed) > SHOWN else ""
+    return dict(broken(answer, "could not put back: %s%s" % ("; ".join(work.failed[:SHOWN]), more)), restored=False)
 
 
 def broken(answer: Dict[str, Any], why: str) -> Dict[str, Any]:

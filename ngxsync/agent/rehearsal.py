@@ -32,7 +32,7 @@ def rehearse(nginx: Nginx, actions: Optional[List[List[Any]]], timeout_s: float)
         if error.step == REPLAY and error.number == errno.ENOTEMPTY:
             raise NotEmpty(error.path)
         if error.step == REPLAY and error.number in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
-            raise PeerChanged(error.path, None)
+            raise PeerChanged(error.path)
         raise Failure(
             "rehearse",
             "no private view for nginx -t can be made on this host (%s)" % error,

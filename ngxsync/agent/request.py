@@ -1,17 +1,18 @@
 """What a transact request says, checked before anything is done: whose it is, which paths, which planned manifest."""
 
 import os
+import re
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 from .answers import Failure
-from .exchange import action_of
+from .exchange import Exchange, NotEmpty, action_of, entry_of, names_in, root_entry
 from .journal import Item
-from .manifest import Manifest, entry_from_json, is_below, is_clean, is_same, patched, snapshot_id, tree_of
-from .scan import OWN_FOLDER, scan
+from .manifest import DIR, FILE, Entry, Manifest, entry_from_json, is_clean, is_same, patched, snapshot_id, tree_of
+from .paths import Anchor
+from .scan import OWN_FOLDER, Names, Scan, scan
 from .stage import home_of, homes
-from .store import Store
-from .xattrs import read_xattrs
+from .store import RUN_NAME, Store
 
 Accepted = Optional[Dict[str, Any]]
 
@@ -41,6 +42,42 @@ def raise_if_not_yours(request: Dict[str, Any], accepted: Accepted) -> None:
         )
 
 
+def raise_if_malformed(request: Any) -> None:
+    """Raises Failure (agent) for what no master of ours would send: nothing of it is done."""
+    try:
+        _check_shape(request)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Failure(
+            "agent", "the request makes no sense: %r" % error, next="see that both sides run the same release"
+        )
+
+
+def _check_shape(request: Any) -> None:
+    if not RUN_NAME.match(request["run"]):
+        raise ValueError("run %r" % request["run"])
+    trees = [tree["path"] for tree in request["projection"]["trees"]]
+    paths = [change["path"] for change in request["changes"]]
+    entries = [change[side] for change in request["changes"] for side in ("before", "after")]
+    entries += list(request["delta"].values())
+    if not trees or not all(is_clean(path) for path in trees + paths + list(request["delta"])):
+        raise ValueError("a path is not clean")
+    if len(set(paths)) != len(paths):
+        raise ValueError("a path is changed twice")
+    for fields in entries:
+        if fields is not None and not _is_possible(entry_from_json(fields)):
+            raise ValueError("not an entry: %r" % (fields,))
+    for key in ("written_by", "generation", "base", "id", "reload", "nginx"):
+        request[key]
+    for key in ("root", "conf", "binary", "reload", "prove_timeout_s", "rehearse", "probe"):
+        request["nginx"][key]
+
+
+def _is_possible(entry: Entry) -> bool:
+    if entry.kind == FILE:
+        return re.match(r"[0-9a-f]{64}\Z", entry.content) is not None
+    return (entry.content == "") if entry.kind == DIR else bool(entry.content) and "\0" not in entry.content
+
+
 def planned_manifest(request: Dict[str, Any], store: Store, accepted: Accepted) -> Manifest:
     """The planned manifest: the accepted one (or nothing) with the request's delta. Raises Failure where ids do not agree."""
     base = store.accepted_manifest(accepted) if request["base"] == "accepted" else {}
@@ -48,53 +85,99 @@ def planned_manifest(request: Dict[str, Any], store: Store, accepted: Accepted) 
     planned = patched(base, changed)
     if snapshot_id(planned, request["projection"]) != request["id"]:
         raise Failure("agent", "the planned manifest does not have the id that was announced", next="sync again")
+    for change in request["changes"]:
+        after = None if change["after"] is None else entry_from_json(change["after"])
+        if planned.get(change["path"]) != after:
+            raise Failure("agent", "%s is planned in two ways" % change["path"], next="sync again")
     return planned
 
 
-def make_items(changes: List[Dict[str, Any]], trees: List[str]) -> List[Item]:
+def make_items(changes: List[Dict[str, Any]], trees: List[str], names: Names) -> List[Item]:
     """The journal's items. Raises Failure for a path that no plan of ours would name."""
     places = {tree: homes(tree) for tree in trees}
     items = []
     for number, change in enumerate(changes):
         path, before, after = change["path"], change["before"], change["after"]
         tree = tree_of(path, trees)
-        if tree is None or not is_clean(path) or OWN_FOLDER in path[len(tree) :].split("/") or before == after:
+        if tree is None or OWN_FOLDER in path[len(tree) :].split("/"):
             raise Failure("agent", "a path of the plan is outside the trees: %r" % path)
-        action = action_of(
-            None if before is None else entry_from_json(before), None if after is None else entry_from_json(after)
-        )
+        if path == tree and before is None and after is not None:
+            before = _new_root(tree, names)
+        if before == after:
+            continue
+        action = action_of(entry_of(before), entry_of(after))
         if path == tree and action != "attributes":
             raise Failure("agent", "a plan may not create, replace or delete a tree itself: %r" % path)
-        items.append(
-            Item(number, path, tree, home_of(path, places[tree]), action, before, after, _own_xattrs(path, action))
-        )
+        items.append(Item(number, path, tree, home_of(path, places[tree]), action, before, after, {}, 0, 0))
     return items
 
 
-def _own_xattrs(path: str, action: str) -> Dict[str, str]:
-    """Of a directory that goes by rmdir: what undo gives back to it."""
-    if action != "rmdir":
-        return {}
-    try:
-        folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return {}
-    try:
-        return read_xattrs(os.path.basename(path), folder)
-    finally:
-        os.close(folder)
+def _new_root(tree: str, names: Names) -> List[Any]:
+    """A tree that was absent when it was scanned was made for the stage, empty: from then on it is a change of attributes."""
+    if any(name != OWN_FOLDER for name in os.listdir(tree)):
+        raise Failure("peer-changed", "%s was made here since the trees were compared" % tree, next="sync again")
+    with Anchor.at(tree) as anchor:
+        return list(root_entry(anchor.fd, names))
+
+
+def raise_if_adopts_more(request: Dict[str, Any]) -> None:
+    """`adopt` takes over a record where the trees are equal: it may bring times, and nothing else. Raises Failure (generation)."""
+    if request.get("adopt"):
+        for change in request["changes"]:
+            if not is_same(entry_of(change["before"]), entry_of(change["after"])):
+                raise Failure(
+                    "generation", "the trees are not equal: %s differs" % change["path"], next="`ngxsync diff`"
+                )
+
+
+def raise_if_unknown_owner(exchange: Exchange) -> None:
+    """Before anything is prepared. Raises Failure (missing-user)."""
+    missing = set()
+    for item in exchange.items:
+        after = entry_of(item.after)
+        named = (
+            []
+            if after is None
+            else [("user", exchange.ids.user, after.owner), ("group", exchange.ids.group, after.group)]
+        )
+        for kind, look_up, name in named:
+            try:
+                look_up(name)
+            except KeyError:
+                missing.add("%s %s" % (kind, name))
+    if missing:
+        what = "this host has no %s" % ", no ".join(sorted(missing))
+        raise Failure("missing-user", what, next="create it here, or exclude what it owns")
+
+
+def raise_if_not_empty(exchange: Exchange) -> None:
+    """A directory that is to become something else may hold only what the plan takes away. Raises exchange.NotEmpty."""
+    going = {item.path for item in exchange.items if item.after is None}
+    for item in exchange.items:
+        if item.action == "exchange" and item.before is not None and item.before[0] == DIR:
+            with exchange.live(item) as (folder, name):
+                if any(item.path + "/" + below not in going for below in names_in(name, folder)):
+                    raise NotEmpty(item.path)
 
 
 def raise_if_not_equal(request: Dict[str, Any], store: Store, planned: Manifest) -> None:
-    """A run without changes accepts what is there: so it must be there. Raises Failure (peer-changed).
-
-    Directories that only hold excluded or special entries do not count as differing.
-    """
+    """What is accepted without a change must be there. Raises Failure (peer-changed)."""
     found = scan(request["projection"], store.cache(), store.root)
-    kept = found.kept_apart + found.specials
-    differing = [
-        path for path in set(planned) | set(found.manifest) if not is_same(planned.get(path), found.manifest.get(path))
-    ]
-    stays = [path for path in differing if path not in planned and any(is_below(held, path) for held in kept)]
-    if len(stays) != len(differing):
+    if found.unread or not is_equal(found, planned):
         raise Failure("peer-changed", "the trees here changed since they were compared", next="sync again")
+
+
+def is_equal(found: Scan, planned: Manifest) -> bool:
+    """Directories that hold excluded or special entries stay here and do not count as differing (TRANSACTION, apply)."""
+    kept = set(folders_above(found.kept_apart + found.specials))
+    differing = [
+        path for path in set(found.manifest) | set(planned) if not is_same(found.manifest.get(path), planned.get(path))
+    ]
+    return all(path in kept and path not in planned and found.manifest[path].kind == DIR for path in differing)
+
+
+def folders_above(paths: Iterable[str]) -> Iterator[str]:
+    for path in paths:
+        while len(path) > 1:
+            path = os.path.dirname(path)
+            yield path

@@ -4,6 +4,7 @@ File hashes are kept by (device, inode, size, mtime, ctime): an unchanged file c
 2 s of the file system's own clock are used but not kept, since older kernels give ctime one tick (DESIGN 3, step 2).
 """
 
+import errno
 import grp
 import hashlib
 import os
@@ -11,11 +12,12 @@ import pwd
 import re
 import stat
 import tempfile
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from .manifest import DIR, FILE, LINK, Entry, Manifest
 
 OWN_FOLDER = ".ngxsync"
+SPECIAL = "special"  # the kind of sockets, devices and pipes, in no manifest
 FRESH_NS = 2 * 10**9
 ATTEMPTS = 5
 
@@ -30,7 +32,7 @@ Scan = NamedTuple(
         ("roots", Dict[str, Any]),  # tree -> {"real", "dev", "ino", "mounts"}
         ("cache", Cache),
         ("unread", List[str]),  # "path: reason" of what could not be read
-        ("kept_apart", List[str]),  # excluded paths inside directories that are entries
+        ("kept_apart", List[str]),  # for each directory that holds excluded entries one of them
     ],
 )
 
@@ -87,7 +89,7 @@ def hash_file(name: str, dir_fd: Optional[int] = None) -> Tuple[str, os.stat_res
         try:
             before = os.fstat(fd)
             if not stat.S_ISREG(before.st_mode):
-                raise OSError("not a regular file: " + name)
+                raise OSError(errno.EINVAL, "not a regular file", name)
             content = hash_fd(fd)
             after = os.fstat(fd)
         finally:
@@ -164,6 +166,7 @@ class _Walk:
         self.root, self.rules, self.names, self.cache, self.result = root, rules, names, cache, result
         self.clock_folder = clock_folder
         self.now_ns = 0
+        self.apart: Set[str] = set()
 
     def run(self) -> None:
         real = os.path.realpath(self.root)
@@ -201,7 +204,7 @@ class _Walk:
             info = item.stat(follow_symlinks=False)
             is_dir = stat.S_ISDIR(info.st_mode)
             if self.rules.excludes(relative, is_dir):
-                self.result.kept_apart.append(self._shown(relative))
+                self._keep_apart(relative)
                 return
             if is_dir:
                 self.result.manifest[self._shown(relative)] = self._entry(DIR, info, "")
@@ -212,10 +215,19 @@ class _Walk:
                 self.result.manifest[self._shown(relative)] = self._entry(LINK, info, os.readlink(item.path))
             else:
                 self.result.specials.append(self._shown(relative))
+        except Unstable:
+            self.result.unread.append("%s: it is being written" % self._shown(relative))
         except FileNotFoundError:
             return  # gone between listing and reading: as if it had never been listed
         except OSError as error:
             self.result.unread.append("%s: %s" % (self._shown(relative), error.strerror or error))
+
+    def _keep_apart(self, relative: str) -> None:
+        """One for each directory says enough: thousands of logs would only make the answer long."""
+        folder = os.path.dirname(relative)
+        if folder not in self.apart:
+            self.apart.add(folder)
+            self.result.kept_apart.append(self._shown(relative))
 
     def _file(self, real: str, relative: str, info: os.stat_result) -> None:
         path = self._shown(relative)
@@ -245,7 +257,7 @@ def make_entry(kind: str, info: os.stat_result, content: str, names: Names) -> E
 
 
 def entry_at(name: str, dir_fd: int, names: Names, known: Optional[Tuple[Signature, str]] = None) -> Optional[Entry]:
-    """The live entry of one name in an open directory; None where there is none. Special files have kind "special".
+    """The live entry of one name in an open directory; None where there is none. Special files have kind SPECIAL.
 
     `known` is (signature, sha256) from a scan: where the signature still holds, the file is not read again.
     """
@@ -258,7 +270,7 @@ def entry_at(name: str, dir_fd: int, names: Names, known: Optional[Tuple[Signatu
     if stat.S_ISLNK(info.st_mode):
         return make_entry(LINK, info, os.readlink(name, dir_fd=dir_fd), names)
     if not stat.S_ISREG(info.st_mode):
-        return make_entry("special", info, "", names)
+        return make_entry(SPECIAL, info, "", names)
     if known is not None and known[0] == signature(info):
         return make_entry(FILE, info, known[1], names)
     content, info = hash_file(name, dir_fd)

@@ -1,21 +1,23 @@
 """From the stage to prepared entries: verified against the plan, with the attributes they will have live (TRANSACTION, stage).
 
 A slow rsync goes on writing into a renamed directory, so verified is not unchanged: each staged file is linked (else copied) to a
-private name, that inode is hashed, and that inode is used.
+private name, that inode is hashed, and that inode is used; one that somebody still has open for writing is copied.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
+from . import renames
 from .exchange import Exchange
 from .journal import Item
 from .manifest import DIR, LINK, Entry
-from .paths import Anchor, remove_tree
+from .paths import Anchor, is_being_written, remove_tree, set_mode
 from .scan import OWN_FOLDER, Unstable, hash_file, mounts_below
-from .xattrs import label_for, put_xattrs, read_xattrs
+from .xattrs import label_for, read_xattrs
 
 PREP, STAGE = "prep", "stage"
 
@@ -40,60 +42,85 @@ def home_of(path: str, candidates: List[str]) -> str:
 
 
 def make_run_folder(home: str, tree: str, run: str, names: List[str]) -> None:
-    """HOME/.ngxsync/RUN/NAME for each name, all 0700. Raises OSError; a symlink in the way is ELOOP or ENOTDIR."""
-    with Anchor.at(tree) as anchor, anchor.folder(home) as base:
-        parts = [OWN_FOLDER, OWN_FOLDER + "/" + run] + [OWN_FOLDER + "/" + run + "/" + name for name in names]
-        for part in parts:
-            with anchor.folder(home + "/" + part.rpartition("/")[0]) if "/" in part else _same(base) as folder:
-                name = part.rpartition("/")[2]
-                try:
-                    os.mkdir(name, 0o700, dir_fd=folder)
-                except FileExistsError:
-                    info = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
-                        raise
-                    os.chmod(name, 0o700, dir_fd=folder)
+    """HOME/.ngxsync/RUN/NAME for each name, empty, all 0700 and our own. Raises OSError; a symlink in the way is ENOTDIR."""
+    own = home + "/" + OWN_FOLDER
+    with Anchor.at(tree) as anchor:
+        _make_own(anchor, own)
+        _make_own(anchor, own + "/" + run)
+        for name in names:
+            with anchor.folder(own + "/" + run) as folder:
+                remove_tree(name, folder)
+            _make_own(anchor, own + "/" + run + "/" + name)
 
 
-@contextlib.contextmanager
-def _same(fd: int) -> Any:
-    yield fd
+def _make_own(anchor: Anchor, path: str) -> None:
+    with anchor.parent(path) as (folder, name):
+        try:
+            os.mkdir(name, 0o700, dir_fd=folder)
+        except FileExistsError:
+            info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
+                raise FileExistsError(errno.EEXIST, "is in the way: it is no directory of ngxsync's own", path)
+            set_mode(name, folder, 0o700)
 
 
 def remove_run_folder(tree: str, run: Optional[str]) -> None:
     """Remove a run's folder from all homes of a tree; run None removes every run's: nothing of them is live."""
-    try:
-        candidates = homes(tree)
-        for home in candidates:
+    for home in homes(tree):
+        try:
             with Anchor.at(tree) as anchor, anchor.folder(home + "/" + OWN_FOLDER) as own:
                 for name in [run] if run else os.listdir(own):
                     remove_tree(name, own)
-    except (FileNotFoundError, NotADirectoryError):
-        return
+        except (FileNotFoundError, NotADirectoryError):
+            continue
 
 
-def prepare(exchange: Exchange, stages: Dict[str, str]) -> List[str]:
-    """Fill the prep folders for all items that put something in place. Returns warnings. Raises StageDiffers, OSError, KeyError."""
+def prepare(exchange: Exchange, folder_of: Dict[str, str]) -> List[str]:
+    """Fill the prep folders for all items that put something in place, and note in each item who is who.
+
+    `folder_of` maps each tree to its stage. Returns warnings. Raises StageDiffers, OSError.
+    """
     warnings: List[str] = []
-    for item in exchange.items:
-        if item.action in ("exchange", "create", "mkdir"):
-            after = exchange.entry(item.after)
-            _make(exchange, item, after, stages)
-            _dress(exchange, item, after, warnings)
+    exchange.items = [_prepare(exchange, item, folder_of, warnings) for item in exchange.items]
     return warnings
 
 
-def _make(exchange: Exchange, item: Item, after: Entry, stages: Dict[str, str]) -> None:
+def _prepare(exchange: Exchange, item: Item, folder_of: Dict[str, str], warnings: List[str]) -> Item:
+    with _live_or_nothing(exchange, item) as (folder, name):
+        live_inode, xattrs = _known(item, folder, name, warnings) if folder is not None else (0, {})
+    if item.action not in ("exchange", "create", "mkdir"):
+        return item._replace(xattrs=xattrs, live_inode=live_inode)
+    prep, prepared = exchange.prep(item), str(item.number)
+    after = exchange.entry(item.after)
+    _make(exchange, item, after, folder_of)
+    refused = exchange.set_entry_attributes(prepared, prep, after, xattrs)
+    if refused:
+        warnings.append("%s: could not set %s" % (item.path, ", ".join(refused)))
+    return item._replace(live_inode=live_inode, prepared_inode=renames.inode(prepared, prep))
+
+
+def _known(item: Item, folder: int, name: str, warnings: List[str]) -> Tuple[int, Dict[str, str]]:
+    """(inode of what is live, extended attributes that the path shall have)."""
+    if item.before is None:
+        return 0, label_for(item.path, folder)
+    info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if item.action == "exchange" and info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+        warnings.append("%s was a hard link: its other names keep the old content" % item.path)
+    same = item.after is None or item.after[0] == item.before[0]
+    return info.st_ino, read_xattrs(name, folder) if same else label_for(item.path, folder)
+
+
+def _make(exchange: Exchange, item: Item, after: Entry, folder_of: Dict[str, str]) -> None:
     prep, name = exchange.prep(item), str(item.number)
     if after.kind == DIR:
         os.mkdir(name, 0o700, dir_fd=prep)
     elif after.kind == LINK:
         os.symlink(after.content, name, dir_fd=prep)
     else:
-        staged = stages[item.tree] + item.path[len(item.tree) :]
+        staged = folder_of[item.tree] + item.path[len(item.tree) :]
         try:
             with exchange.anchor(item.tree).parent(staged) as (folder, source):
-                _link_or_copy(source, folder, name, prep)
+                _take(source, folder, name, prep)
             content = hash_file(name, prep)[0]
         except (FileNotFoundError, NotADirectoryError, Unstable):
             raise StageDiffers(item.path)
@@ -101,43 +128,49 @@ def _make(exchange: Exchange, item: Item, after: Entry, stages: Dict[str, str]) 
             raise StageDiffers(item.path)
 
 
-def _link_or_copy(source: str, source_fd: int, name: str, prep: int) -> None:
-    if not stat.S_ISREG(os.stat(source, dir_fd=source_fd, follow_symlinks=False).st_mode):
-        raise StageDiffers(source)
+def _take(source: str, source_fd: int, name: str, prep: int) -> None:
+    """The staged file under a private name that nobody else can write to: its own inode, else a copy."""
     try:
         os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=prep, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise
+        _copy(source, source_fd, name, prep)  # another file system, or one without links
         return
-    except FileExistsError:
+    info = os.stat(name, dir_fd=prep, follow_symlinks=False)
+    if not stat.S_ISREG(info.st_mode):
+        raise StageDiffers(source)
+    os.unlink(source, dir_fd=source_fd)
+    if info.st_nlink > 2 or is_being_written(name, prep):
+        os.rename(name, name + ".shared", src_dir_fd=prep, dst_dir_fd=prep)
+        _copy(name + ".shared", prep, name, prep)
+        os.unlink(name + ".shared", dir_fd=prep)
+
+
+def _copy(source: str, source_fd: int, name: str, prep: int) -> None:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        reading = os.open(source, flags, dir_fd=source_fd)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StageDiffers(source)
         raise
-    except OSError:
-        pass  # another file system, or one without links
-    reading = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source_fd)
     with os.fdopen(reading, "rb") as reader:
+        if not stat.S_ISREG(os.fstat(reading).st_mode):
+            raise StageDiffers(source)
         writing = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=prep)
         with os.fdopen(writing, "wb") as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)
 
 
-def _dress(exchange: Exchange, item: Item, after: Entry, warnings: List[str]) -> None:
-    """Extended attributes first (an ACL changes the mode), then owner and mode, then mtime."""
-    prep, name = exchange.prep(item), str(item.number)
-    with _live_or_nothing(exchange, item) as place:
-        if place is not None:
-            xattrs = read_xattrs(place[1], place[0]) if item.before is not None else label_for(item.path, place[0])
-            refused = put_xattrs(name, prep, xattrs)
-            if refused:
-                warnings.append("%s: could not set %s" % (item.path, ", ".join(refused)))
-    exchange.set_entry_attributes(name, prep, after)
-
-
 @contextlib.contextmanager
 def _live_or_nothing(exchange: Exchange, item: Item) -> Any:
-    """The live place, None where its directory is itself still to be made."""
+    """The live place; (None, "") where its directory is itself still to be made."""
     with contextlib.ExitStack() as stack:
         try:
-            place = stack.enter_context(exchange.live(item))
-        except (FileNotFoundError, NotADirectoryError, OSError):
-            place = None
+            place: Tuple[Optional[int], str] = stack.enter_context(exchange.live(item))
+        except (FileNotFoundError, NotADirectoryError):
+            place = None, ""
         yield place
 
 

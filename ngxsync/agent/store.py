@@ -6,18 +6,23 @@ Everything is 0700/0600, written whole to a temporary name and renamed, so a cra
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
-import shutil
 import time
 from typing import Any, Dict, Iterator, Optional
 
+from . import kernel
 from . import manifest as manifests
-from .scan import Cache, hash_file
+from .scan import Cache
 
 RUN_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}\Z")
 BLOB_NAME = re.compile(r"[0-9a-f]{64}\Z")
+
+
+class Damaged(Exception):
+    """A record is there and cannot be read: what it said is not known."""
 
 
 class Busy(Exception):
@@ -74,12 +79,14 @@ class Store:
             os.makedirs(self.path(folder), mode=0o700, exist_ok=True)
 
     def read(self, name: str) -> Optional[Any]:
-        """One JSON record, None where there is none. Raises ValueError where it is damaged."""
+        """One JSON record, None where there is none. Raises Damaged."""
         try:
             with open(self.path(name), "rb") as stream:
                 return json.loads(stream.read().decode("ascii"))
         except FileNotFoundError:
             return None
+        except ValueError:
+            raise Damaged(self.path(name))
 
     def write(self, name: str, value: Any) -> None:
         write_durably(self.path(name), encoded(value))
@@ -87,16 +94,21 @@ class Store:
     # the accepted record
 
     def accepted(self) -> Optional[Dict[str, Any]]:
-        return self.read("accepted.json")
+        """Raises Damaged."""
+        record = self.read("accepted.json")
+        if record is not None and not (isinstance(record, dict) and {"generation", "run", "id"} <= set(record)):
+            raise Damaged(self.path("accepted.json"))
+        return record
 
     def accepted_manifest(self, record: Optional[Dict[str, Any]]) -> manifests.Manifest:
-        """The manifest that the record names, {} for no record. Raises ValueError where it is lost or damaged."""
+        """The manifest that the record names, {} for no record. Raises Damaged where it is lost or unreadable."""
         if record is None:
             return {}
-        data = self.read(os.path.join("manifests", _checked_run(record["run"]) + ".json"))
-        if data is None:
-            raise ValueError("the manifest of run %s is missing" % record["run"])
-        return manifests.from_json(data)
+        name = os.path.join("manifests", _checked_run(record["run"]) + ".json")
+        try:
+            return manifests.from_json(self.read(name))  # type: ignore[arg-type]
+        except (ValueError, TypeError, AttributeError):
+            raise Damaged(self.path(name))
 
     def accept(self, record: Dict[str, Any], planned: manifests.Manifest) -> None:
         """Step 7 of TRANSACTION's order on disk: manifest first, then the record that names it."""
@@ -124,26 +136,38 @@ class Store:
             raise ValueError("not a sha256: %r" % sha256)
         return self.path("blobs", sha256[:2], sha256)
 
-    def keep_blob(self, source: str, sha256: str, dir_fd: Optional[int] = None) -> None:
-        """Copy a file's bytes into the store. Always a copy: a shared inode would let the next append to the live file corrupt it."""
-        target = self.blob(sha256)
-        if os.path.exists(target):
-            return
-        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-        temporary = "%s.%d.tmp" % (target, os.getpid())
-        source_fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-        with os.fdopen(source_fd, "rb") as reader:
-            with os.fdopen(
-                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb"
-            ) as writer:
-                shutil.copyfileobj(reader, writer, 1 << 20)
-                writer.flush()
-                os.fsync(writer.fileno())
-        if hash_file(temporary)[0] != sha256:
-            os.unlink(temporary)
-            raise ValueError("content changed while it was kept: " + source)
-        os.rename(temporary, target)
-        fsync_folder(os.path.dirname(target))
+    def has_blob(self, sha256: str) -> bool:
+        return os.path.exists(self.blob(sha256))
+
+    def keep_blob(self, source: str, dir_fd: int) -> str:
+        """Copy a file's bytes into the store, named by what was copied: its sha256. `sync_blobs` makes it durable.
+
+        Always a copy: a shared inode would let the next append to the live file corrupt it. Raises OSError.
+        """
+        temporary = self.path("blobs", "new.%d" % os.getpid())
+        digest = hashlib.sha256()
+        source_fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+        try:
+            with os.fdopen(source_fd, "rb") as reader, open(temporary, "wb") as writer:
+                for block in iter(lambda: reader.read(1 << 20), b""):
+                    digest.update(block)
+                    writer.write(block)
+            target = self.blob(digest.hexdigest())
+            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+            os.rename(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        return digest.hexdigest()
+
+    def sync_blobs(self) -> None:
+        """One syncfs for all that was kept: 10,000 fsyncs would take minutes."""
+        fd = os.open(self.path("blobs"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            kernel.syncfs(fd)
+        finally:
+            os.close(fd)
 
     # hash cache
 
@@ -151,15 +175,19 @@ class Store:
         try:
             data = self.read("cache.json") or {}
             return {path: (tuple(mark), content) for path, (mark, content) in data.items()}
-        except (ValueError, TypeError, AttributeError):
+        except (Damaged, ValueError, TypeError, AttributeError):
             return {}  # only speed is lost
 
     def keep_cache(self, cache: Cache) -> None:
-        """Not durable: a lost cache costs one full read."""
+        """Neither durable nor needed: without it every file is read once more."""
         temporary = self.path("cache.json.%d.tmp" % os.getpid())
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-            stream.write(encoded(cache))
-        os.rename(temporary, self.path("cache.json"))
+        try:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+                stream.write(encoded(cache))
+            os.rename(temporary, self.path("cache.json"))
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
 
     # the two locks
 
@@ -169,8 +197,9 @@ class Store:
         fd = os.open(self.path(name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._take(fd, wait_s)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, encoded({"pid": os.getpid(), "run": run, "since": time.time()}), 0)
+            with contextlib.suppress(OSError):  # a full disk costs the lock its name, never the lock
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, encoded({"pid": os.getpid(), "run": run, "since": time.time()}), 0)
             try:
                 yield
             finally:
@@ -195,12 +224,18 @@ class Store:
     def holder(self, name: str) -> Optional[Dict[str, Any]]:
         """Who holds the lock now, None where nobody does."""
         try:
-            with self.lock(name, ""):
-                return None
-        except Busy as busy:
-            return busy.holder
+            fd = os.open(self.path(name + ".lock"), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            return _holder(os.pread(fd, 4096, 0))
+        finally:
+            os.close(fd)
 
 
 def _holder(text: bytes) -> Dict[str, Any]:

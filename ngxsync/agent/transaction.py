@@ -9,67 +9,29 @@ from typing import Any, Callable, Dict, List, Optional
 
 from . import journal, stage
 from .answers import Failure
-from .exchange import Exchange, Ids, NotEmpty, PeerChanged
-from .manifest import Manifest, is_same
+from .captures import keep_after, keep_before
+from .exchange import Exchange, Ids, NotEmpty, PeerChanged, raise_if_other
+from .manifest import Manifest
 from .nginx import Nginx, nginx_or_failure
 from .proof import LogMark, Proof, Reload, log_paths, mark_logs
-from .recovery import broken, finish, recover, reload_old, undo
+from .recovery import IDLE_S, broken, not_restored, reload_old, undo
 from .rehearsal import rehearse, timeout_s
-from .request import Accepted, make_items, planned_manifest, raise_if_not_equal, raise_if_not_yours
-from .scan import Names
+from .request import (
+    Accepted,
+    make_items,
+    planned_manifest,
+    raise_if_adopts_more,
+    raise_if_not_empty,
+    raise_if_not_equal,
+    raise_if_not_yours,
+    raise_if_unknown_owner,
+)
+from .scan import OWN_FOLDER, SPECIAL, Names, Unstable
 from .store import Busy, Store
 
 LOCK_WAIT_S = 5.0
 
 Answer = Dict[str, Any]
-
-
-def transact(request: Dict[str, Any], store: Store, agent: str) -> Answer:
-    """The answer of one run (docs/architecture.md), kept as runs/RUN.json before it is given."""
-    store.prepare()
-    try:
-        with store.lock("transaction", request["run"], LOCK_WAIT_S):
-            known = store.answer(request["run"])
-            if known is not None:
-                return known
-            recover(store)
-            answer = _answered(request, store, agent)
-            answer.update(run=request["run"], sequence=store.next_sequence())
-            store.keep_answer(request["run"], answer)
-            return answer
-    except Busy as busy:
-        raise busy_failure(busy)
-
-
-def busy_failure(busy: Busy) -> Failure:
-    since = busy.holder.get("since")
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since)) if since else "a moment ago"
-    return Failure(
-        "locked", "process %s is at work here since %s" % (busy.holder.get("pid", "?"), when), next="wait until it ends"
-    )
-
-
-def _answered(request: Dict[str, Any], store: Store, agent: str) -> Answer:
-    transaction = Transaction(request, store, agent)
-    try:
-        return transaction.run()
-    except Failure as failure:
-        return dict({"outcome": "held"}, **failure.answer())
-    except PeerChanged as error:
-        what = "%s is not what it was when the plan was made" % error.path
-        return Failure("peer-changed", what, where=error.path, next="it is planned anew").answer()
-    except stage.StageDiffers as error:
-        what = "%s did not arrive as planned: it changed on the master meanwhile" % error
-        return Failure("stage-differs", what, next="it is scanned and sent again").answer()
-    except NotEmpty as error:
-        what = "%s would become something else, but still holds excluded or special entries" % error.path
-        hint = "move them away on this host, then sync again"
-        return dict(Failure("type-change", what, next=hint).answer(), outcome="held")
-    except OSError as error:
-        what = "%s: %s" % (error.filename or store.root, error.strerror or error)
-        return Failure("disk", what, next="see the space, rights and health of this host's file systems").answer()
-    finally:
-        transaction.clean()
 
 
 class Transaction:
@@ -82,22 +44,27 @@ class Transaction:
         self.trees: List[str] = [tree["path"] for tree in self.projection["trees"]]
         self.warnings: List[str] = []
         self.timings: Dict[str, float] = {}
+        self.edited: List[str] = []
         self.planned: Manifest = {}
+        self.must_reload = False  # True where nginx may run something else than the trees hold
 
     def run(self) -> Answer:
         accepted = self.store.accepted()
         raise_if_not_yours(self.request, accepted)
         self.planned = planned_manifest(self.request, self.store, accepted)
+        raise_if_adopts_more(self.request)
         nginx = self._timed("which", self._which)
-        items = make_items(self.request["changes"], self.trees)
+        names = Names(self.projection["owners"])
+        items = make_items(self.request["changes"], self.trees, names)
         if not items:
             raise_if_not_equal(self.request, self.store, self.planned)
-        with Exchange(self.request["run"], items, Names(self.projection["owners"]), Ids()) as exchange:
+        with Exchange(self.request["run"], items, names, Ids()) as exchange:
             if items:
                 self._timed("prepare", lambda: self._prepare(exchange))
                 refused = self._timed("rehearse", lambda: self._rehearse(exchange, nginx))
                 if refused is not None:
                     return self._answer(False, "refused", "refused", problems=refused["problems"])
+                self._timed("keep", lambda: keep_before(self.store, exchange))
             return self._commit(exchange, nginx, accepted)
 
     def clean(self) -> None:
@@ -127,28 +94,31 @@ class Transaction:
     # before the journal: nothing live is touched
 
     def _prepare(self, exchange: Exchange) -> None:
+        raise_if_unknown_owner(exchange)
         known = self.store.cache()
-        for item in exchange.items:
-            found = self._live_entry(exchange, item, known)
-            if not is_same(found, exchange.optional(item.before)):
-                raise PeerChanged(item.path, found)
+        exchange.items = [self._compared(exchange, item, known) for item in exchange.items]
+        raise_if_not_empty(exchange)
+        folder_of = {}
         for tree in self.trees:
+            folder_of[tree] = "%s/%s/%s/%s" % (tree, OWN_FOLDER, exchange.run, stage.STAGE)
             for home in sorted({item.home for item in exchange.items if item.tree == tree}):
                 stage.make_run_folder(home, tree, exchange.run, [stage.PREP])
-        try:
-            self.warnings += stage.prepare(exchange, self.request.get("stages", {}))
-        except KeyError as error:
-            raise Failure(
-                "missing-user", "this host has no user or group %s" % error, next="create it here, or exclude the path"
-            )
+        self.warnings += stage.prepare(exchange, folder_of)
 
     @staticmethod
-    def _live_entry(exchange: Exchange, item: journal.Item, known: Dict[str, Any]) -> Any:
+    def _compared(exchange: Exchange, item: journal.Item, known: Dict[str, Any]) -> journal.Item:
+        """The item with exactly what is there as its before. Raises PeerChanged, NotEmpty."""
         try:
             with exchange.live(item) as (folder, name):
-                return exchange.look(name, folder, known.get(item.path))
+                found = exchange.look(name, folder, known.get(item.path))
         except (FileNotFoundError, NotADirectoryError):
-            return None
+            found = None
+        except Unstable:
+            raise PeerChanged(item.path)
+        if found is not None and found.kind == SPECIAL:
+            raise NotEmpty(item.path)
+        raise_if_other(item, found)
+        return item if found is None else item._replace(before=list(found))
 
     def _rehearse(self, exchange: Exchange, nginx: Nginx) -> Optional[Answer]:
         """None where nginx accepts live + stage (or where only applying can tell), else what it says."""
@@ -169,16 +139,26 @@ class Transaction:
             "projection": self.projection,
             "at": time.time(),
         }
-        journal.begin(self.store.journal, header, exchange.items)
+        with self.store.lock("mixed", exchange.run, LOCK_WAIT_S):
+            journal.begin(self.store.journal, header, exchange.items)
+            try:
+                self._timed("apply", lambda: self._apply(exchange))
+            except Exception:
+                answer = self._put_back(exchange, nginx, None)
+                if answer["outcome"] == "broken":
+                    return answer
+                raise
+        return self._concluded(exchange, nginx, accepted, old_logs)
+
+    def _concluded(self, exchange: Exchange, nginx: Nginx, accepted: Accepted, old_logs: Any) -> Answer:
         proof: Optional[Proof] = None
         try:
-            self._timed("apply", lambda: self._apply(exchange))
             if self.settings["rehearse"] == "live":
                 self._test_live(nginx)
             proof = self._timed("prove", lambda: self._reload(nginx, old_logs))
             if proof is None or proof.outcome == "proven":
                 return self._accept(exchange, nginx, accepted, proof)
-        except (PeerChanged, NotEmpty, Failure, OSError):
+        except Exception:
             answer = self._undo(exchange, nginx, proof)
             if answer["outcome"] == "broken":
                 return answer
@@ -186,8 +166,7 @@ class Transaction:
         return self._undo(exchange, nginx, proof)
 
     def _apply(self, exchange: Exchange) -> None:
-        with self.store.lock("mixed", exchange.run, LOCK_WAIT_S):
-            exchange.apply()
+        exchange.apply()
         exchange.sync_file_systems()
         journal.note_phase(self.store.journal, journal.APPLIED)
         self.warnings += ["%s stays: it holds excluded or special entries" % path for path in exchange.kept]
@@ -206,7 +185,7 @@ class Transaction:
 
     def _reload(self, nginx: Nginx, old_logs: Any) -> Optional[Proof]:
         """None where nothing is to be reloaded."""
-        if nginx.running is None or not self.request["reload"]:
+        if nginx.running is None or not (self.request["reload"] or self.must_reload):
             return None
         new_paths, new_unreadable = log_paths(nginx.conf, nginx)
         marks: List[LogMark] = mark_logs(old_logs[0] + new_paths)
@@ -230,9 +209,12 @@ class Transaction:
             "at": time.time(),
             "proven": proven,
         }
-        self._timed("accept", lambda: self.store.accept(record, self.planned))
-        self.warnings += finish(self.store, exchange)["warnings"]
-        journal.end(self.store.journal)
+        try:
+            self._timed("accept", lambda: self.store.accept(record, self.planned))
+        except OSError:
+            if (self.store.accepted() or {}).get("run") != exchange.run:
+                raise
+        self._keep_replaced(exchange)
         outcome = ("applied" if exchange.items else "in-sync") if proven else "not-proven"
         code = "" if proven else "nginx-down" if nginx.running is None else "not-proven"
         return self._answer(
@@ -246,17 +228,35 @@ class Transaction:
             at=record["at"],
         )
 
+    def _keep_replaced(self, exchange: Exchange) -> None:
+        """The run is accepted whatever happens here; the journal stays open until all that it replaced is kept."""
+        try:
+            self.warnings += keep_after(self.store, exchange)
+            journal.end(self.store.journal)
+        except OSError as error:
+            self.warnings.append("what was replaced is not wholly recorded yet (%s); the next run does it" % error)
+
     def _undo(self, exchange: Exchange, nginx: Nginx, proof: Optional[Proof]) -> Answer:
+        try:
+            with self.store.lock("mixed", exchange.run, IDLE_S):
+                return self._put_back(exchange, nginx, proof)
+        except Busy as busy:
+            answer = self._answer(False, "undone", "undone")
+            return dict(
+                broken(answer, "could not put back: process %s holds the lock" % busy.holder.get("pid")), restored=False
+            )
+
+    def _put_back(self, exchange: Exchange, nginx: Nginx, proof: Optional[Proof]) -> Answer:
         """Outcome undone, or broken where it could not be put back, or nginx does not prove to run the old again."""
-        with self.store.lock("mixed", exchange.run, LOCK_WAIT_S):
-            work = undo(self.store, exchange)
+        work = undo(self.store, exchange)
+        self.edited = work.edited
         reason = proof.reason if proof else ""
         answer = self._answer(
             False, "undone", "undone", edited=work.edited, reason=reason, lines=proof.lines if proof else []
         )
         answer["message"] = {"what": reason, "where": "", "state": "its old files are back", "next": ""}
         if work.failed:
-            return broken(answer, "could not put back: %s" % "; ".join(work.failed))
+            return not_restored(answer, work)
         if self._signalled(proof):
             again = self._timed("undo", lambda: reload_old(nginx, self.settings))
             if again.outcome != "proven":

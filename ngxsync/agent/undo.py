@@ -1,21 +1,23 @@
 """Put back exactly what was there, after a refusal or after a crash (TRANSACTION, order on disk and recovery).
 
 For each path: what we put there goes; what was there before stays; anything else was edited since: it is kept in the store,
-reported, and the old content put back. What decides is whether the prepared entry still lies in its folder: then nothing happened.
+reported, and the old entry put back. Inode numbers tell which is which, content where a file system has no lasting numbers;
+so an undo that was itself interrupted is done again without harm.
 """
 
 import errno
 import os
-from typing import Callable, List, Optional
+from typing import Any, Callable, List, Optional
 
+from . import renames
 from .exchange import Exchange, entry_of
 from .journal import Item
-from .manifest import DIR, Entry, is_same
-from .paths import set_attributes
-from .scan import entry_at
-from .xattrs import put_xattrs
+from .manifest import Entry, is_same
+from .scan import Unstable, entry_at
+from .xattrs import read_xattrs
 
 Keep = Callable[[str, str, int], None]  # keep(path, name, folder): copy an edit into the store
+ATTEMPTS = 100  # each fails only where somebody replaces the entry at that very instant
 
 
 class Undo:
@@ -27,105 +29,139 @@ class Undo:
         self.failed: List[str] = []
 
     def run(self) -> None:
-        """All items in reverse order. A path that cannot be put back is told in `failed`; the others still are."""
+        """All items in reverse order, durable at the end. A path that cannot be put back is told in `failed`; the others still are."""
         for item in reversed(self.exchange.items):
             try:
-                getattr(self, "_" + item.action)(item)
-            except OSError as error:
-                self.failed.append("%s: %s" % (item.path, error.strerror or error))
+                with self.exchange.live(item) as (folder, name):
+                    if item.action != "attributes":
+                        renames.settle(self.exchange.prep(item), str(item.number), folder, name)
+                    getattr(self, "_" + item.action)(item, folder, name)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                # where its directory is not there (yet), nothing of ours is in it, unless something was captured from it
+                if not self._is_untouched(item):
+                    self._fail(item, error)
+            except (OSError, KeyError, Unstable) as error:
+                self._fail(item, error)
+        try:
+            self.exchange.sync_file_systems()
+        except OSError as error:
+            self.failed.append("%s" % error)
 
-    def _prepared(self, item: Item) -> Optional[Entry]:
-        prep = self.exchange.prep(item)
-        old = "%d.old" % item.number
-        if entry_at(old, prep, self.exchange.names) is not None:  # a crash between link and rename
-            os.rename(old, str(item.number), src_dir_fd=prep, dst_dir_fd=prep)
-        return entry_at(str(item.number), prep, self.exchange.names)
+    def _fail(self, item: Item, error: Exception) -> None:
+        self.failed.append("%s: %s" % (item.path, getattr(error, "strerror", None) or error))
 
-    def _exchange(self, item: Item) -> None:
-        captured = self._prepared(item)
-        if is_same(captured, entry_of(item.after)):
-            return  # never exchanged
-        if captured is None:
-            raise OSError(errno.ENOENT, "the captured content is gone")
-        with self.exchange.live(item) as (folder, name):
-            live = entry_at(name, folder, self.exchange.names)
-            self._note_edit(item, live, folder, name)
-            if live is None:
-                self._rename_back(item, folder, name)
-            else:
-                self.exchange.swap(item, folder, name)
+    def _is_untouched(self, item: Item) -> bool:
+        try:
+            return item.action not in ("exchange", "delete") or self._inode(item) in (0, item.prepared_inode)
+        except OSError:
+            return False
 
-    def _create(self, item: Item) -> None:
-        if self._prepared(item) is not None:
-            return  # never created
-        with self.exchange.live(item) as (folder, name):
-            live = entry_at(name, folder, self.exchange.names)
-            if live is not None:
-                self._note_edit(item, live, folder, name)
-                if live.kind == DIR:
-                    self._remove_folder(item, folder, name)
-                else:
-                    os.rename(name, str(item.number), src_dir_fd=folder, dst_dir_fd=self.exchange.prep(item))
+    def _inode(self, item: Item) -> int:
+        return renames.inode(str(item.number), self.exchange.prep(item))
 
-    def _mkdir(self, item: Item) -> None:
-        if self._prepared(item) is not None:
-            return
-        with self.exchange.live(item) as (folder, name):
-            self._remove_folder(item, folder, name)
+    def _is_prepared(self, item: Item) -> bool:
+        """Whether what lies in our folder is still, or again, what we prepared."""
+        if self._inode(item) == item.prepared_inode:
+            return True
+        try:
+            found = entry_at(str(item.number), self.exchange.prep(item), self.exchange.names)
+        except Unstable:
+            return False  # somebody writes to it: it was live
+        return found is not None and is_same(found, entry_of(item.after))
 
-    def _remove_folder(self, item: Item, folder: int, name: str) -> None:
+    def _exchange(self, item: Item, folder: int, name: str) -> None:
+        if self._is_prepared(item):
+            return  # never exchanged, or put back before
+        if renames.inode(name, folder) != item.live_inode:
+            self._bring_back(item, folder, name)
+        self._note_edit(item)
+
+    def _delete(self, item: Item, folder: int, name: str) -> None:
+        if not self._inode(item):
+            return  # never deleted, or put back before
+        if renames.inode(name, folder) != item.live_inode:
+            self._bring_back(item, folder, name)
+        self._note_edit(item)
+
+    def _bring_back(self, item: Item, folder: int, name: str) -> None:
+        """The captured entry is live again; what was live meanwhile then lies in our folder."""
+        prep, captured = self.exchange.prep(item), str(item.number)
+        if not self._inode(item):
+            raise OSError(errno.ENOENT, "what was captured is gone")
+        for _ in range(ATTEMPTS):
+            try:
+                renames.exchange(prep, captured, folder, name)
+                return
+            except FileNotFoundError:
+                pass
+            try:
+                renames.create(prep, captured, folder, name)
+                if item.after is not None:
+                    self.edited.append(item.path)  # somebody deleted what we had put there
+                return
+            except FileExistsError:
+                continue
+        raise OSError(errno.EBUSY, "somebody keeps replacing it")
+
+    def _create(self, item: Item, folder: int, name: str) -> None:
+        if not self._inode(item):
+            try:
+                os.rename(name, str(item.number), src_dir_fd=folder, dst_dir_fd=self.exchange.prep(item))
+            except FileNotFoundError:
+                self.edited.append(item.path)  # somebody deleted it
+                return
+        self._note_edit(item)
+
+    def _mkdir(self, item: Item, folder: int, name: str) -> None:
+        if self._inode(item):
+            return  # never made
         try:
             os.rmdir(name, dir_fd=folder)
         except FileNotFoundError:
             return
+        except NotADirectoryError:
+            self._create(item, folder, name)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             self.edited.append(item.path)  # somebody put something into it since: it stays
 
-    def _delete(self, item: Item) -> None:
-        captured = self._prepared(item)
-        if captured is None:
-            return  # never deleted
-        with self.exchange.live(item) as (folder, name):
-            live = entry_at(name, folder, self.exchange.names)
-            if live is None:
-                self._rename_back(item, folder, name)
-            else:
-                self._note_edit(item, live, folder, name)
-                self.exchange.swap(item, folder, name)
+    def _rmdir(self, item: Item, folder: int, name: str) -> None:
+        """Made and dressed in our folder first, so that a crash leaves no half of it."""
+        if renames.inode(name, folder):
+            return
+        prep, fresh = self.exchange.prep(item), str(item.number)
+        if self._inode(item):
+            os.rmdir(fresh, dir_fd=prep)
+        os.mkdir(fresh, 0o700, dir_fd=prep)
+        self.exchange.set_entry_attributes(fresh, prep, self.exchange.entry(item.before), item.xattrs)
+        renames.create(prep, fresh, folder, name)
 
-    def _rename_back(self, item: Item, folder: int, name: str) -> None:
-        os.rename(str(item.number), name, src_dir_fd=self.exchange.prep(item), dst_dir_fd=folder)
-
-    def _rmdir(self, item: Item) -> None:
-        before = entry_of(item.before)
-        assert before is not None
-        with self.exchange.live(item) as (folder, name):
-            if entry_at(name, folder, self.exchange.names) is not None:
+    def _attributes(self, item: Item, folder: int, name: str) -> None:
+        before, after = self.exchange.entry(item.before), self.exchange.entry(item.after)
+        live = self.exchange.look(name, folder)
+        if live is None or live.kind != before.kind or live.content != before.content:
+            self.edited.append(item.path)  # its content was never ours: the edit stays, its time too
+            if live is None or live.kind != before.kind:
                 return
-            os.mkdir(name, 0o700, dir_fd=folder)
-            put_xattrs(name, folder, item.xattrs)
-            ids = self.exchange.ids
-            set_attributes(name, folder, before.mode, ids.user(before.owner), ids.group(before.group))
+            before = before._replace(mtime_ns=live.mtime_ns)
+        elif not is_same(live, before) and not is_same(live, after) and renames.inode(name, folder) != item.live_inode:
+            self.edited.append(item.path)
+        if live != before or read_xattrs(name, folder) != item.xattrs:
+            self.exchange.set_entry_attributes(name, folder, before, item.xattrs)
 
-    def _attributes(self, item: Item) -> None:
-        with self.exchange.live(item) as (folder, name):
-            live = self.exchange.look(name, folder)
-            before, after = entry_of(item.before), entry_of(item.after)
-            if live is None or before is None or after is None:
-                self.edited.append(item.path)
-                return
-            if (live.kind, live.content) != (after.kind, after.content):
-                self.edited.append(item.path)
-                if live.kind != before.kind:
-                    return
-            if live != before:
-                self.exchange.set_entry_attributes(name, folder, before)
-
-    def _note_edit(self, item: Item, live: Optional[Entry], folder: int, name: str) -> None:
-        if is_same(live, entry_of(item.after)):
+    def _note_edit(self, item: Item) -> None:
+        """What lies in our folder now and is not what we prepared: somebody's work."""
+        found = self._found(item)
+        if found is None or (item.after is not None and is_same(found, entry_of(item.after))):
             return
         self.edited.append(item.path)
-        if live is not None and live.kind == "file":
-            self.keep(item.path, name, folder)
+        self.keep(item.path, str(item.number), self.exchange.prep(item))
+
+    def _found(self, item: Item) -> Optional[Entry]:
+        prep, name = self.exchange.prep(item), str(item.number)
+        try:
+            return entry_at(name, prep, self.exchange.names)
+        except Unstable:
+            info: Any = os.stat(name, dir_fd=prep, follow_symlinks=False)
+            return Entry("file", info.st_mode & 0o7777, "", "", info.st_mtime_ns, info.st_size, "still written to")

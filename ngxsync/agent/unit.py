@@ -11,14 +11,15 @@ NAME = "ngxsync-recover.service"
 FOLDER = "/etc/systemd/system"
 
 TEXT = """\
+# Put here by ngxsync-agent at the first sync; it puts it back where it is changed.
 [Unit]
-Description=Finish or undo what a crash left open in nginx's configuration (ngxsync)
-RequiresMountsFor=/var/lib/ngxsync
-After=local-fs.target
+Description=ngxsync: recover the nginx trees after a crash
 Before=nginx.service keepalived.service
+RequiresMountsFor=/var/lib/ngxsync
 
 [Service]
 Type=oneshot
+TimeoutStartSec=2min
 ExecStart=/usr/local/sbin/ngxsync-agent recover
 
 [Install]

@@ -1,0 +1,106 @@
+"""One run on the peer: under its lock, after what an earlier one left open, its answer kept before it is given."""
+
+import time
+from typing import Any, Dict
+
+from . import journal, unit
+from .answers import Failure
+from .exchange import NotEmpty, PeerChanged
+from .journal import Damaged as JournalDamaged
+from .recovery import close, recover
+from .request import raise_if_malformed
+from .stage import StageDiffers
+from .store import Busy, Damaged, Store
+from .transaction import Answer, Transaction
+
+LOCK_WAIT_S = 5.0
+
+
+def transact(request: Dict[str, Any], store: Store, agent: str) -> Answer:
+    """The answer (docs/architecture.md), kept as runs/RUN.json; asked again for the same run, the kept one. Raises Failure."""
+    raise_if_malformed(request)
+    try:
+        store.prepare()
+        with store.lock("transaction", request["run"], LOCK_WAIT_S):
+            known = store.answer(request["run"])
+            return known if known is not None else _recorded(request, store, agent)
+    except (Busy, Damaged, JournalDamaged, OSError) as error:
+        raise failure_of(error, store)
+
+
+def _recorded(request: Dict[str, Any], store: Store, agent: str) -> Answer:
+    transaction = Transaction(request, store, agent)
+    transaction.must_reload = settle_earlier(store)
+    try:
+        answer = _answered(transaction, store)
+    finally:
+        transaction.clean()
+    answer["run"] = request["run"]
+    try:
+        answer["sequence"] = store.next_sequence()
+        store.keep_answer(request["run"], answer)
+        if answer["ok"]:
+            unit.install(request["state_dir"])
+    except OSError as error:
+        answer.setdefault("warnings", []).append("not everything could be recorded: %s" % error)
+    return answer
+
+
+def settle_earlier(store: Store) -> bool:
+    """Finish or undo what is open. True where nginx may still run something else than the trees hold. Raises Failure."""
+    opened = journal.read(store.journal)
+    answer = recover(store)
+    if opened is None or answer is None or answer["outcome"] != "broken":
+        return False
+    if not answer["restored"]:
+        raise Failure("broken", **{part: answer["message"][part] for part in ("what", "where", "state", "next")})
+    close(store, opened)
+    return True
+
+
+def _answered(transaction: Transaction, store: Store) -> Answer:
+    try:
+        return transaction.run()
+    except Failure as failure:
+        answer = dict({"outcome": "held"}, **failure.answer())
+    except PeerChanged as error:
+        what = "%s is not what it was when the plan was made" % error.path
+        answer = Failure("peer-changed", what, where=error.path, next="it is planned anew").answer()
+    except StageDiffers as error:
+        what = "%s did not arrive as planned: it changed on the master meanwhile" % error
+        answer = Failure("stage-differs", what, next="it is scanned and sent again").answer()
+    except NotEmpty as error:
+        what = "%s would become something else, but there it still holds, or is, what no sync touches" % error.path
+        hint = "move the excluded files, sockets or pipes away on this host, then sync again"
+        answer = dict(Failure("type-change", what, where=error.path, next=hint).answer(), outcome="held")
+    except (Busy, Damaged, JournalDamaged, OSError) as error:
+        answer = failure_of(error, store).answer()
+    answer.setdefault("outcome", "failed")
+    return dict(answer, edited=transaction.edited, warnings=transaction.warnings, timings=transaction.timings)
+
+
+def failure_of(error: Exception, store: Store) -> Failure:
+    """For people: what stands in the way of any run here."""
+    if isinstance(error, Busy):
+        return busy_failure(error)
+    if isinstance(error, JournalDamaged):
+        return Failure(
+            "broken",
+            "the journal of an interrupted run cannot be read: %s" % error,
+            where=store.journal,
+            state="the live tree may be half old, half new",
+            next="compare with `ngxsync diff`; move the journal away; `ngxsync sync` then makes the trees whole",
+        )
+    if isinstance(error, Damaged):
+        hint = "move the file away; the next `ngxsync sync` is then a first contact"
+        return Failure("disk", "a record of ngxsync cannot be read", where=str(error), next=hint)
+    assert isinstance(error, OSError)
+    what = "%s: %s" % (error.filename or store.root, error.strerror or error)
+    return Failure("disk", what, next="see the space, rights and health of this host's file systems")
+
+
+def busy_failure(busy: Busy) -> Failure:
+    since = busy.holder.get("since")
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since)) if since else "a moment ago"
+    what = "process %s is at work here since %s" % (busy.holder.get("pid", "?"), when)
+    return Failure("locked", what, next="wait until it ends")
