@@ -1,0 +1,58 @@
+"""`ngxsync check`: can this pair work?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ngxsync.cli.group import command
+from ngxsync.cli.options import config_option, json_option, peer_option, print_json, raise_if_unknown_peers
+from ngxsync.core.checkup import Check, has_failed, json_checks, render_checks, render_summary
+from ngxsync.edges.configfile import read_config
+
+if TYPE_CHECKING:
+    from ngxsync.assembly import Assembly
+
+EXAMPLE = "ngxsync check --peer web2"
+MEANS = {0: "the pair can work (warnings allowed)", 1: "a check failed"}
+
+
+@command("check", example=EXAMPLE, statuses=(0, 1), means=MEANS)
+@config_option
+@peer_option("Only this peer.")
+@json_option
+def check(config: Path, peers: tuple[str, ...], as_json: bool) -> int:
+    """Can this pair work? Named checks on both hosts, each with a hint.
+
+    Nothing is changed on a peer: what asks there runs from a temporary folder, which is removed after.
+    """
+    from ngxsync.assembly import Assembly
+
+    settings = read_config(config)
+    raise_if_unknown_peers(peers, settings)
+    with Assembly(settings) as assembly:
+        names = [name for name in assembly.peers if not peers or name in peers]
+        checks = run_checks(assembly, names)
+    if as_json:
+        print_json(json_checks(checks, names))
+    else:
+        click.echo("\n".join([*render_checks(checks), render_summary(checks)]))
+    return int(has_failed(checks))
+
+
+def run_checks(assembly: Assembly, names: Sequence[str]) -> list[Check]:
+    """Those of this host, then those of each peer."""
+    from ngxsync.edges.keys import read_key
+    from ngxsync.flow.checks import CheckedPeer, check_master, check_peer
+
+    view = check_master(assembly.config, assembly.master, assembly.master.local)
+    checks = list(view.checks)
+    for name in names:
+        peer = assembly.peers[name]
+        key = read_key(peer.config.identity)
+        record = assembly.state.load_peer(name)
+        checks += check_peer(assembly.config, CheckedPeer(peer, peer.link, record, key.problem), view)
+    return checks
