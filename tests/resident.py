@@ -1,0 +1,141 @@
+"""The pipeline kept open in one process on web1, as the daemon keeps it: options in, results as `--json` has them out."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.hosts import PROJECT, Host
+from tests.pair import ROOT, Pair
+
+CONFIG = Path("/etc/ngxsync/config.ini")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: `text` is what a person reads, `data` the JSON of DESIGN 6."""
+
+    text: str
+    data: Mapping[str, Any]
+
+    @property
+    def exit(self) -> int:
+        return int(self.data["exit"])
+
+    @property
+    def outcome(self) -> str:
+        return str(self.data["outcome"])
+
+    @property
+    def code(self) -> str:
+        return str(self.data["code"])
+
+    @property
+    def peer(self) -> Mapping[str, Any]:
+        """The one peer's part; empty where the run ended before any peer was asked."""
+        return next(iter(self.data["peers"]), {})
+
+    @property
+    def changes(self) -> dict[str, str]:
+        """{path: kind} of the peer's plan."""
+        return {change["path"]: change["kind"] for change in self.peer.get("changes", ())}
+
+    @property
+    def warnings(self) -> str:
+        return "\n".join(self.peer.get("warnings", ()))
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Resident:
+    """The process. `sync` is one run; options are those of flow.interfaces.Options."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = pair.master.popen(
+            [sys.executable, "-m", "tests.resident"], env={"PYTHONPATH": str(PROJECT)}, **pipes
+        )
+
+    def begin(self, **options: Any) -> None:
+        """Starts a run; `answer` waits for its end."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(options) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> Run:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "the process on web1 ended"
+        return Run(*json.loads(line))
+
+    def sync(self, *force: str, **options: Any) -> Run:
+        """A run as the daemon makes it, or with `by_person=True` as `ngxsync sync --yes` does."""
+        self.begin(force=force, **options)
+        return self.answer()
+
+    def kill(self) -> None:
+        """SIGKILL, as if the daemon had died."""
+        self.pair.master.signal_to(self.process, signal.SIGKILL)
+        self._wait()
+
+    def close(self) -> None:
+        if self.process.stdin is not None and not self.process.stdin.closed:
+            self.process.stdin.close()
+        self._wait()
+
+    def _wait(self) -> None:
+        try:
+            self.process.wait(20)
+        finally:
+            self.process.kill()
+            for pipe in (self.process.stdin, self.process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+
+@contextmanager
+def resident(pair: Pair) -> Iterator[Resident]:
+    process = Resident(pair)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def left_in_stages(host: Host) -> list[str]:
+    """What runs left in the tree's own .ngxsync."""
+    folder = host.path(f"{ROOT}/.ngxsync")
+    return sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
+
+
+def serve() -> None:
+    """One line of options in, one line of result out; the configuration is read anew where its text changed."""
+    from ngxsync.assembly import Assembly
+    from ngxsync.core.render import json_run, render_run
+    from ngxsync.edges.configfile import read_config
+    from ngxsync.flow.interfaces import Options
+
+    assembly, text = None, ""
+    for line in sys.stdin:
+        if assembly is None or CONFIG.read_text() != text:
+            if assembly is not None:
+                assembly.close()
+            text = CONFIG.read_text()
+            assembly = Assembly(read_config(CONFIG))
+        result = assembly.pipeline.run(Options(**json.loads(line)))
+        print(json.dumps([render_run(result), json_run("sync", result)]), flush=True)
+    if assembly is not None:
+        assembly.close()
+
+
+if __name__ == "__main__":
+    serve()
