@@ -1,4 +1,4 @@
-"""Every kind of broken configuration, from the edit on web1 to what web2 serves: refused, nothing changed, the next good edit goes through."""
+"""Every kind of broken configuration on the pair: refused, nothing changed on web2, and the next good edit goes through."""
 
 from __future__ import annotations
 
