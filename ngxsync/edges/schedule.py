@@ -7,9 +7,13 @@ from Monday = 0, refuses 7, joins day-of-month and day-of-week with *and*, and f
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from apscheduler.executors.debug import DebugExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -63,6 +67,17 @@ def _next_fire(expression: str, tz: tzinfo, now: datetime) -> datetime:
     times = CronSim(NICKNAMES.get(text.lower(), text), now.astimezone(tz))
     # cronsim counts fixed times by the wall clock, so within a repeated hour its answer can lie in the past
     return next(fire for fire in times if fire.timestamp() > now.timestamp())
+
+
+def local_zone(localtime: Path = Path("/etc/localtime")) -> tzinfo:
+    """The time zone that this host's clock shows, with its clock changes: TZ, else /etc/localtime, else UTC."""
+    with suppress(OSError, ValueError, KeyError):
+        name = os.environ.get("TZ", "").lstrip(":")
+        if name and not name.startswith("/"):
+            return ZoneInfo(name)
+        with open(name or localtime, "rb") as file:
+            return ZoneInfo.from_file(file, key=str(localtime))
+    return UTC
 
 
 class _After(BaseTrigger):  # type: ignore[misc]

@@ -85,10 +85,19 @@ class Pipeline:
         try:
             prepared = self.prepare(options)
         except NgxsyncError as error:
-            return self._record(failed_run(self.memory.new_run_id(self.random_hex()), options, error, started), options)
+            return self.record(self.failed(options, error, started), options)
         with ThreadPoolExecutor(max_workers=max(1, len(peers))) as pool:
             results = tuple(pool.map(lambda peer: self.run_peer(peer, prepared, options), peers))
-        return self._record(self.result(prepared, results, options, started), options)
+        return self.record(self.result(prepared, results, options, started), options)
+
+    def failed(self, options: Options, error: NgxsyncError, started: float) -> RunResult:
+        """A run that ended before any peer was asked: what `status` says of each of them from now on."""
+        result = failed_run(self.memory.new_run_id(self.random_hex()), options, error, started)
+        for peer in self.chosen(options):
+            name = peer.config.name
+            about = PeerResult(name, result.outcome, result.code, result.exit, message=result.message)
+            self._remember(name, result.run, about, options)
+        return result
 
     @staticmethod
     def _warm(peer: Peer) -> None:
@@ -130,7 +139,7 @@ class Pipeline:
             raise
         except NgxsyncError as error:
             result = outcomes.failed(name, error, timings, plan)
-        self._remember(name, prepared, result, options)
+        self._remember(name, prepared.run, result, options)
         return result
 
     def _raise_if_paused(self, name: str, options: Options) -> None:
@@ -141,12 +150,12 @@ class Pipeline:
         hint = "`ngxsync resume` ends it; `ngxsync sync --force paused` goes past it once"
         raise Held(Message(what, name, f"{name} unchanged", hint), code="paused")
 
-    def _remember(self, name: str, prepared: Prepared, result: PeerResult, options: Options) -> None:
+    def _remember(self, name: str, run: str, result: PeerResult, options: Options) -> None:
         """The status word and the latest run of this peer, for `status`."""
         if options.dry_run or options.brake.is_abandoned:
             return
         with suppress(NgxsyncError):  # the disk is full: the result itself says more than its record could
-            self.memory.note_result(name, prepared.run, result)
+            self.memory.note_result(name, run, result)
 
     def compare(self, peer: Peer, options: Options) -> tuple[Comparison, Named]:
         """The plan for one peer without validating: for diff and status."""
@@ -183,7 +192,7 @@ class Pipeline:
             duration_s=round(time.time() - started, 3),
         )
 
-    def _record(self, result: RunResult, options: Options) -> RunResult:
+    def record(self, result: RunResult, options: Options) -> RunResult:
         """Step 10: runs that did something, or failed; a quiet check leaves no record."""
         if options.dry_run or options.brake.is_abandoned:
             return result

@@ -1,0 +1,26 @@
+"""`ngxsync run`: the daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ngxsync.cli.group import command
+from ngxsync.cli.options import config_option
+
+
+@command(
+    "run",
+    example="systemctl start ngxsync   # its ExecStart is: ngxsync run",
+    statuses=(0, 9),
+    means={0: "ended by SIGTERM or Ctrl-C", 9: "another daemon works with this state directory"},
+)
+@config_option
+def run(config: Path) -> int:
+    """Keep the peers like this host from now on, in the foreground; systemd starts it.
+
+    It looks when a file changes, every `check_every` and at `schedule`. SIGHUP reads the configuration again and keeps
+    the old one where the new one is wrong. SIGTERM ends it, after the answer of a transaction that is under way.
+    """
+    from ngxsync.daemon.service import run_daemon
+
+    return run_daemon(config)
