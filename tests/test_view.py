@@ -101,7 +101,7 @@ def test_a_mount_below_the_tree_is_neither_a_false_pass_nor_a_false_refusal(pair
         "conf/vhosts/old.conf": None,
     }
     answer = agent.transact(agent.plan(good))
-    assert answer["outcome"] == "applied", answer
+    assert answer.get("outcome") == "applied", answer
     assert host.get("/", port=81) == (200, "here")
     assert host.get("/", port=84) == (200, "b")
     assert not host.path(f"{ROOT}/conf/vhosts/old.conf").exists()
@@ -114,7 +114,7 @@ def test_a_mount_point_that_the_plan_deletes_stays(pair: Pair, agent: Agent) -> 
     pair.web2.path(f"{ROOT}/html/data").mkdir()
     pair.web2.run(["mount", "-t", "tmpfs", "none", f"{ROOT}/html/data"])
     answer = agent.transact(agent.plan({"html/data": None, "conf/vhosts/a.conf": HERE}))
-    assert answer["outcome"] == "applied", answer
+    assert answer.get("outcome") == "applied", answer
     assert pair.web2.path(f"{ROOT}/html/data").is_dir()
 
 
@@ -148,7 +148,7 @@ def test_a_directory_that_becomes_a_symlink(pair: Pair, agent: Agent) -> None:
         "conf/snip": ("link", "/srv/other"),
     }
     answer = agent.transact(agent.plan(wanted))
-    assert answer["outcome"] == "applied", answer
+    assert answer.get("outcome") == "applied", answer
     assert host.get("/", port=81) == (200, "new")
     assert sorted(os.listdir(host.path("/srv/other"))) == ["a.inc", "b.inc", "logs"]
 
@@ -184,7 +184,7 @@ def test_names_with_colons_commas_and_backslashes(pair: Pair) -> None:
     assert host.path(f"{root}/{page}").read_text() == "old"
     good = {"conf/vhosts/c:d,e.conf": "server { listen 82; return 200 odd; }\n", page: None}
     answer = agent.transact(agent.plan(good))
-    assert answer["outcome"] == "applied", answer
+    assert answer.get("outcome") == "applied", answer
     assert host.get("/", port=82) == (200, "odd")
     assert not host.path(f"{root}/{page}").exists()
 
@@ -192,7 +192,7 @@ def test_names_with_colons_commas_and_backslashes(pair: Pair) -> None:
 def test_the_state_on_another_file_system(pair: Pair, agent: Agent) -> None:
     pair.web2.run(["mount", "-t", "tmpfs", "none", STATE])
     answer = agent.transact(agent.plan({"conf/vhosts/a.conf": HERE, "html/big.bin": os.urandom(300_000)}))
-    assert answer["outcome"] == "applied", answer
+    assert answer.get("outcome") == "applied", answer
     assert pair.web2.get("/", port=81) == (200, "here")
 
 
@@ -249,3 +249,100 @@ def test_live_rehearsal_is_undone_where_nginx_refuses(pair: Pair, agent: Agent) 
     assert manifest_of(host) == before
     assert host.reload_count() == 0
     assert agent.transact(agent.plan({"conf/vhosts/a.conf": HERE}))["outcome"] == "applied"
+
+
+# without root, or with a root that is none outside its container
+
+MINE = "/srv/mine"
+PORT_8080 = "server { listen 8080; return 200 mine; }\n"
+OWN_TEMPORARY = "".join(
+    f"{name}_temp_path {name}_temp;\n    " for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+)
+MY_CONF = NGINX_CONF.replace("user www-data;\n", "").replace("include mime", OWN_TEMPORARY + "include mime")
+MY_TREE = {**BASE_TREE, "conf/nginx.conf": MY_CONF, "conf/vhosts/default.conf": PORT_8080}
+AS_1234 = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "--inh-caps=-all"]
+
+
+class Unprivileged(Agent):
+    """The agent of user 1234, with a tree and an nginx of its own."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host, root=MINE)
+        self.projection["owners"] = False
+        host.path("/srv/state").mkdir()
+        write_tree(host, MINE, MY_TREE)
+        host.run(["chown", "-R", "1234:1234", MINE, "/srv/state"])
+        host.run([*AS_1234, "nginx", "-p", MINE, "-c", "conf/nginx.conf"])
+
+    def plan(self, wanted: dict[str, Any], run: str = "") -> dict[str, Any]:
+        request = super().plan(wanted, run)
+        self.host.run(["chown", "-R", "1234:1234", request["stages"][MINE]])
+        return request
+
+    def request(self, **more: Any) -> dict[str, Any]:
+        return super().request(**{"state_dir": "/srv/state", **more})
+
+    def call(self, verb: str, **request: Any) -> dict[str, Any]:
+        argv = [*AS_1234, *agent_argv(verb)]
+        return dict(json.loads(self.host.run(argv, input=json.dumps(self.request(**request))).stdout))
+
+    def _entry(self, *arguments: Any) -> Any:
+        entry = super()._entry(*arguments)
+        return None if entry is None else entry._replace(owner="", group="")
+
+
+def test_without_root(pair: Pair) -> None:
+    host = pair.web2
+    host.stop_nginx()
+    agent = Unprivileged(host)
+    agent.settings["test_timeout_s"] = 20
+    request = agent.plan({"conf/vhosts/a.conf": "server { listen 8081; }\nserver { listen 192.0.2.77:8082; }\n"})
+    before = manifest_of(host, MINE)
+    with nothing_changes(host):
+        answer = agent.call("validate")
+    assert (answer["passed"], answer["problems"]) == (True, [])
+    refused = agent.transact(request)
+    assert refused.get("outcome") == "refused", refused
+    assert "bind() to 192.0.2.77:8082 failed" in errors_of(refused)[0][2]
+    assert manifest_of(host, MINE) == before
+    applied = agent.transact(
+        agent.plan({"conf/vhosts/a.conf": "server { listen 8081; return 200 new; }\n", "html/index.html": None})
+    )
+    assert applied["outcome"] == "applied", applied
+    assert host.get("/", port=8081) == (200, "new")
+
+
+def test_without_root_nginx_does_not_believe_that_it_is_root(pair: Pair) -> None:
+    """As root it would give its directories away, which fails; as a user it warns that `user` makes no sense."""
+    pair.web2.stop_nginx()
+    agent = Unprivileged(pair.web2)
+    answer = agent.transact(agent.plan({"conf/nginx.conf": "user daemon;\n" + MY_CONF}))
+    assert answer.get("outcome") == "applied", answer
+
+
+def test_a_root_that_is_none_outside_its_container(pair: Pair) -> None:
+    host = pair.web2
+    host.stop_nginx()
+    write_tree(host, ROOT, {**MY_TREE, "conf/nginx.conf": "user root;\n" + MY_CONF})
+    script = f'nginx -p {ROOT} -c conf/nginx.conf && exec "$@"'
+    argv = ["unshare", "-Urm", "sh", "-c", script, "sh", *agent_argv("validate")]
+    text = json.dumps(Agent(host).request())
+    assert json.loads(host.run(argv, input=text).stdout)["passed"]
+    write_tree(host, ROOT, {"conf/vhosts/a.conf": "server { listen 192.0.2.77:81; }\n"})
+    host.stop_nginx()
+    with nothing_changes(host):
+        answer = json.loads(host.run(["unshare", "-Urm", *agent_argv("validate")], input=text).stdout)
+    assert "bind() to 192.0.2.77:81 failed" in errors_of(answer)[0][2]
+
+
+def test_where_no_view_can_be_made_the_run_is_held_and_says_why(pair: Pair) -> None:
+    host = pair.web2
+    agent = Agent(host)
+    request = agent.plan({"conf/vhosts/a.conf": HERE})
+    before = manifest_of(host)
+    forbidden = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
+    answer = json.loads(host.run([*forbidden, *agent_argv("transact")], input=json.dumps(request)).stdout)
+    assert (answer["outcome"], answer["code"]) == ("held", "rehearse")
+    assert "make namespaces: Operation not permitted" in answer["message"]["what"]
+    assert "rehearse = live" in answer["message"]["next"]
+    assert manifest_of(host) == before

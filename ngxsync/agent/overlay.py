@@ -27,12 +27,14 @@ Mount = NamedTuple("Mount", [("path", str), ("number", int), ("writable", bool),
 
 
 def build() -> str:
-    """The directory that is the root of the view. Raises OSError."""
+    """The mount that becomes the root of the view. Raises OSError."""
     fds, mounts = _places()
     place = next(path for path in PLACES if os.path.isdir(path))
     kernel.mount(b"none", os.fsencode(place), b"tmpfs", kernel.MS_NOSUID, b"mode=0755")
     root = os.path.join(place, "root")
     os.mkdir(root)
+    # a mount in any case: where / can be no layer, a directory stands in for it
+    kernel.mount(os.fsencode(root), os.fsencode(root), b"", kernel.MS_BIND)
     building = _Building(place, sorted(mounts))
     for path in sorted(fds, key=lambda p: p.split("/") if p != "/" else []):
         target = root if path == "/" else root + path

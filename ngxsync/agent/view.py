@@ -95,13 +95,16 @@ def _child(test: Test, parent: int, output: int, failure: int) -> NoReturn:
         kernel.die_with_parent(signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+        step[0] = "start " + test.program
+        # opened out here: a user namespace may not look into a process outside, and the file may be known to no path at all
+        program = os.open(test.program, os.O_PATH | os.O_CLOEXEC)
         _enter(test, step)
         step[0] = "start " + test.program
         os.umask(0o022)
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        os.execve(test.program, test.argv, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"})
+        os.execve(program, test.argv, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"})
     except BaseException as error:  # noqa: BLE001 - the child must end here, whatever happened
         os.write(failure, json.dumps(_told(step[0], error)).encode("ascii")[:65536])
     os._exit(1)
