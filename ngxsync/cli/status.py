@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ngxsync.cli.group import command
 from ngxsync.cli.options import config_option, json_option, open_state, print_json
 from ngxsync.core.config import Config
-from ngxsync.core.errors import Message
+from ngxsync.core.cronfields import next_minute
+from ngxsync.core.errors import MasterInvalid, Message
 from ngxsync.core.memory import PeerRecord
-from ngxsync.core.model import PAUSED, PeerStatus, StatusReport
+from ngxsync.core.model import PAUSED, REFUSED, UNKNOWN, PeerStatus, Problem, StatusReport
 from ngxsync.core.render import json_status, render_status, worst_first
+from ngxsync.daemon.instance import Instance, running_instance
 from ngxsync.edges.addresses import others
 from ngxsync.edges.configfile import read_config
 from ngxsync.edges.state import MasterState
 
-# DESIGN 6: what a status word stands for as an exit status; a refusal by the host that refused, all others 1
+# DESIGN 6: what a status word stands for as an exit status; all others 1
 EXITS = {
     "in-sync": 0,
-    "refused": 5,
     "unreachable": 4,
     "undone": 6,
     "broken": 7,
@@ -71,23 +70,19 @@ def status(config: Path, exit_code: bool, as_json: bool) -> int:
 
 def make_report(config: Config, state: MasterState) -> StatusReport:
     """What this host remembers. Raises StateError where the disk does not let it read."""
-    master_run = latest_own_failure(state)
-    peers = tuple(peer_status(state, state.load_peer(peer.name), master_run) for peer in others(config))
-    daemon = read_daemon(config.state_dir / "master" / "daemon.json")
-    return StatusReport(socket.gethostname(), state.now(), peers, next_fires(daemon), notes(daemon))
+    peers = tuple(peer_status(state, state.load_peer(peer.name)) for peer in others(config))
+    daemon = running_instance(config.state_dir)
+    now = state.now()
+    return StatusReport(
+        socket.gethostname(), now, peers, next_fires(config, now) if daemon else (), (daemon_note(daemon),)
+    )
 
 
-def latest_own_failure(state: MasterState) -> Mapping[str, Any]:
-    """The newest recorded run, if it ended on this host before any peer was asked (exit 3 and the like); else {}."""
-    newest = next(iter(state.history(1)), {})
-    return newest if newest.get("exit") and newest.get("peers") == [] else {}
-
-
-def peer_status(state: MasterState, record: PeerRecord, master_run: Mapping[str, Any]) -> PeerStatus:
-    word = record.word
+def peer_status(state: MasterState, record: PeerRecord) -> PeerStatus:
+    pause = state.active_pause(record.name)
     found = PeerStatus(
         name=record.name,
-        word=word,
+        word=record.word,
         since=record.since,
         accepted=record.accepted,
         accepted_at=record.accepted_at,
@@ -95,60 +90,36 @@ def peer_status(state: MasterState, record: PeerRecord, master_run: Mapping[str,
         last_run=record.last_run,
         last_run_at=record.last_run_at,
         last_outcome=record.last_outcome,
-        exit=EXITS.get(word, 1),
-        message=record.message,
+        exit=record.last_exit if record.word == REFUSED else EXITS.get(record.word, 1),
+        pause=pause,
+        message=with_problems(record, state),
     )
-    if master_run and str(master_run["run"]) > record.last_run:
-        found = replace(
-            found,
-            word=str(master_run["outcome"]),
-            since=master_run.get("started"),
-            last_run=str(master_run["run"]),
-            last_run_at=master_run.get("started"),
-            last_outcome=str(master_run["outcome"]),
-            exit=int(master_run["exit"]),
-            message=master_message(master_run),
-        )
-    pause = state.active_pause(record.name)
-    if pause is None:
+    if record.word == PAUSED:  # what that run met: whether a pause is in force, the pauses know
+        found = replace(found, word=UNKNOWN, since=None, exit=EXITS.get(UNKNOWN, 1), message=None)
+    if pause is None or found.exit in (6, 7):  # a pause hides nothing that is worse
         return found
-    # what the latest run found keeps its place below the word: a pause mends nothing
-    is_worse = found.exit in (6, 7)
-    return replace(found, pause=pause) if is_worse else replace(found, pause=pause, word=PAUSED, exit=EXITS[PAUSED])
+    return replace(found, word=PAUSED, since=pause.since, exit=EXITS[PAUSED])
 
 
-def master_message(run: Mapping[str, Any]) -> Message | None:
-    parts = run.get("message")
-    if not isinstance(parts, dict):
-        return None
-    problems = [f"{p['file']}:{p['line']}: {p['text']}" for p in run.get("problems", ()) if p.get("level") == "error"]
-    what = "\n".join([str(parts.get("what", "")), *problems])
-    return Message(what, *(str(parts.get(name, "")) for name in ("where", "state", "next")))
+def with_problems(record: PeerRecord, state: MasterState) -> Message | None:
+    """The message of the latest run; where this host's nginx refused, with file:line of what it refused."""
+    if record.message is None or record.last_exit != MasterInvalid.exit_status:
+        return record.message
+    run = state.load_run(record.last_run) or {}
+    problems = [Problem(p["text"], p["file"], p["line"]) for p in run.get("problems", ()) if p["level"] == "error"]
+    return replace(record.message, what="\n".join([record.message.what, *map(str, problems)]))
 
 
-def read_daemon(file: Path) -> dict[str, Any]:
-    """What the running daemon wrote about itself; {} where none runs."""
-    try:
-        daemon = json.loads(file.read_bytes())
-        stat = Path(f"/proc/{int(daemon['pid'])}/stat").read_text()
-        # field 22 is the time of its start: a number that was given to another process since is not the daemon
-        is_alive = int(stat.rpartition(")")[2].split()[19]) == int(daemon["start_ticks"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return {}
-    return daemon if is_alive else {}
-
-
-def next_fires(daemon: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
-    """When the daemon's clock fires next, by its own word."""
-    fires = daemon.get("next_fires")
-    if not isinstance(fires, dict):
+def next_fires(config: Config, now: float) -> tuple[tuple[str, float], ...]:
+    """The daemon's schedule; what is checked every few minutes has no time that would help anybody."""
+    if config.sync.schedule is None:
         return ()
-    known = [(str(what), float(when)) for what, when in fires.items() if isinstance(when, int | float)]
-    return tuple(sorted(known, key=lambda fire: fire[1]))
+    fire = next_minute(config.sync.schedule, datetime.fromtimestamp(now))
+    return (("full comparison by schedule", fire.timestamp()),)
 
 
-def notes(daemon: Mapping[str, Any]) -> tuple[str, ...]:
+def daemon_note(daemon: Instance | None) -> str:
     if daemon:
-        return (f"the daemon runs (process {daemon['pid']})",)
+        return f"the daemon runs (process {daemon.pid})"
     hint = "systemctl start ngxsync" if os.path.isdir("/run/systemd/system") else "ngxsync run"
-    return (f"the daemon does not run: nothing is synced by itself; start it with: {hint}",)
+    return f"the daemon does not run: nothing is synced by itself; start it with: {hint}"

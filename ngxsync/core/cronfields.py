@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime, time, timedelta
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+LONGEST_WAIT = 41 * 366  # days: 29 February on one day of the week, over a year 2100
 LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
@@ -69,7 +71,26 @@ def check_fields(text: str) -> str | None:
         except ValueError as error:
             return f"{field.name} has {str(error)!r}, allowed are *, {field}, a-b, */n and lists of them"
     _, _, days, months, _ = values
-    is_either_day = not parts[2].startswith("*") and not parts[4].startswith("*")
-    if not is_either_day and min(days) > max(LONGEST[month - 1] for month in months):
+    if not _is_either_day(parts) and min(days) > max(LONGEST[month - 1] for month in months):
         return f"day of month {parts[2]} never comes in month {parts[3]}, allowed is a day that the month has"
     return None
+
+
+def next_minute(text: str, now: datetime) -> datetime:
+    """The next time after `now` (both by the wall clock, without a zone) that these five valid fields name."""
+    parts = text.split()
+    minutes, hours, days, months, weekdays = (field.values(part) for field, part in zip(FIELDS, parts, strict=True))
+    for ahead in range(LONGEST_WAIT):
+        day = now.date() + timedelta(ahead)
+        fits = (day.day in days, day.isoweekday() in weekdays or (day.isoweekday() == 7 and 0 in weekdays))
+        if day.month in months and (any(fits) if _is_either_day(parts) else all(fits)):
+            times = (datetime.combine(day, time(hour, minute)) for hour in sorted(hours) for minute in sorted(minutes))
+            fire = next((moment for moment in times if moment > now), None)
+            if fire is not None:
+                return fire
+    raise ValueError(text)
+
+
+def _is_either_day(parts: list[str]) -> bool:
+    """Where neither day field begins with a star, a day that fits one of the two is enough."""
+    return not parts[2].startswith("*") and not parts[4].startswith("*")
