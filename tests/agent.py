@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ngxsync.agent import manifest as manifests
 from ngxsync.agent.manifest import Entry
 from ngxsync.core.excludes import BUILTIN, compile_excludes
+from ngxsync.core.plan import make_plan
 from tests.hosts import PROJECT, Host
 from tests.pair import ROOT
 
 STATE = "/var/lib/ngxsync"
+MTIME_NS = 1_700_000_002_123_456_789
 BOOT = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); from ngxsync.agent.main import main; sys.exit(main(sys.argv[1:]))"
 
 
 def agent_argv(verb: str) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", BOOT, verb]
+
+
+class File(NamedTuple):
+    """A planned file with all that can differ."""
+
+    content: bytes | str
+    mode: int = 0o644
+    owner: str = "root"
+    group: str = "root"
+    mtime_ns: int = MTIME_NS
 
 
 class Agent:
@@ -59,31 +72,32 @@ class Agent:
         answer = self.call("scan", generation=None, full=True)
         return manifests.from_json(answer["changed"])
 
-    def plan(self, wanted: dict[str, Any], run: str = "") -> dict[str, Any]:
-        """A transact request that makes `wanted` true: path below ROOT -> bytes, ("link", target), "dir", or None to delete.
+    def plan(self, wanted: Mapping[str, Any], run: str = "") -> dict[str, Any]:
+        """A transact request that makes `wanted` true, its changes in the order of core.plan, its stage filled as rsync would.
 
-        The stage is filled as rsync would fill it.
+        A path below the root maps to content (bytes or str), a File, ("link", target), "dir", an Entry (of what is live, with
+        other attributes), or None to delete. What lies below a directory that ends is deleted too.
         """
         self.number += 1
         run = run or f"{self.number:06d}-test"
         stage = self.call("stage", run=run, trees=[self.root])["stages"][self.root]
         live = self.live()
-        planned, changes = dict(live), []
+        planned = dict(live)
         for relative, value in wanted.items():
             path = f"{self.root}/{relative}"
             after = self._entry(value, live.get(path), f"{stage}/{relative}")
-            changes.append({"path": path, "before": _fields(live.get(path)), "after": _fields(after)})
-            if after is None:
-                del planned[path]
-            else:
-                planned[path] = after
+            if after is None or after.kind != "dir":
+                planned = {known: entry for known, entry in planned.items() if not known.startswith(path + "/")}
+            planned.pop(path, None)
+            planned.update({} if after is None else {path: after})
+        changes = make_plan(planned, live, None, lambda _path: False, main_conf=self.settings["conf"]).changes
         return self.request(
             run=run,
             written_by="web1",
             generation=self.generation,
             base="none",
             first_contact=self.generation is None,
-            changes=changes,
+            changes=[{"path": c.path, "before": _fields(c.before), "after": _fields(c.after)} for c in changes],
             delta=manifests.to_json(planned),
             id=manifests.snapshot_id(planned, self.projection),
             reload=True,
@@ -95,19 +109,17 @@ class Agent:
             return value
         if value == "dir":
             return Entry("dir", 0o755, "root", "root", 0, 0, "")
-        if isinstance(value, tuple):
+        if isinstance(value, tuple) and not isinstance(value, File):
             return Entry("link", 0o777, "root", "root", 1_700_000_001_000_000_000, 0, value[1])
-        content = value if isinstance(value, bytes) else value.encode()
+        if not isinstance(value, File):
+            mode = before.mode if before is not None and before.kind == "file" else 0o644
+            value = File(value, mode)
+        content = value.content if isinstance(value.content, bytes) else value.content.encode()
         file = Path(str(self.host.path(staged)))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-        sha256 = (
-            subprocess.run(["sha256sum", file], capture_output=True, text=True, check=True)
-            .stdout.split()[0]
-            .lstrip("\\")
-        )
-        mode = before.mode if before is not None and before.kind == "file" else 0o644
-        return Entry("file", mode, "root", "root", 1_700_000_002_123_456_789, len(content), sha256)
+        sha256 = hashlib.sha256(content).hexdigest()
+        return Entry("file", value.mode, value.owner, value.group, value.mtime_ns, len(content), sha256)
 
     def transact(self, request: dict[str, Any]) -> dict[str, Any]:
         answer = self.call("transact", **request)

@@ -32,18 +32,24 @@ def _recorded(request: Dict[str, Any], store: Store, agent: str) -> Answer:
     transaction = Transaction(request, store, agent)
     transaction.must_reload = settle_earlier(store)
     try:
-        answer = _answered(transaction, store)
+        answer = dict(_answered(transaction, store), run=request["run"])
+        _keep(answer, transaction, store)
     finally:
         transaction.clean()
-    answer["run"] = request["run"]
+    return answer
+
+
+def _keep(answer: Answer, transaction: Transaction, store: Store) -> None:
+    """The answer first, then the end of the journal: else a crash in between loses the generation that the master waits for."""
     try:
         answer["sequence"] = store.next_sequence()
-        store.keep_answer(request["run"], answer)
+        store.keep_answer(answer["run"], answer)
+        if transaction.is_settled:
+            journal.end(store.journal)
         if answer["ok"]:
-            unit.install(request["state_dir"])
+            unit.install(transaction.request["state_dir"])
     except OSError as error:
         answer.setdefault("warnings", []).append("not everything could be recorded: %s" % error)
-    return answer
 
 
 def settle_earlier(store: Store) -> bool:

@@ -46,6 +46,7 @@ class Transaction:
         self.timings: Dict[str, float] = {}
         self.edited: List[str] = []
         self.planned: Manifest = {}
+        self.is_settled = True  # False where the journal must stay open: something is left to do
         self.must_reload = False  # True where nginx may run something else than the trees hold
 
     def run(self) -> Answer:
@@ -232,8 +233,8 @@ class Transaction:
         """The run is accepted whatever happens here; the journal stays open until all that it replaced is kept."""
         try:
             self.warnings += keep_after(self.store, exchange)
-            journal.end(self.store.journal)
         except OSError as error:
+            self.is_settled = False
             self.warnings.append("what was replaced is not wholly recorded yet (%s); the next run does it" % error)
 
     def _undo(self, exchange: Exchange, nginx: Nginx, proof: Optional[Proof]) -> Answer:
@@ -241,6 +242,7 @@ class Transaction:
             with self.store.lock("mixed", exchange.run, IDLE_S):
                 return self._put_back(exchange, nginx, proof)
         except Busy as busy:
+            self.is_settled = False
             answer = self._answer(False, "undone", "undone")
             return dict(
                 broken(answer, "could not put back: process %s holds the lock" % busy.holder.get("pid")), restored=False
@@ -248,6 +250,7 @@ class Transaction:
 
     def _put_back(self, exchange: Exchange, nginx: Nginx, proof: Optional[Proof]) -> Answer:
         """Outcome undone, or broken where it could not be put back, or nginx does not prove to run the old again."""
+        self.is_settled = False
         work = undo(self.store, exchange)
         self.edited = work.edited
         reason = proof.reason if proof else ""
@@ -264,7 +267,7 @@ class Transaction:
                     answer,
                     "%s; the old files are back, but nginx did not prove to run them: %s" % (reason, again.reason),
                 )
-        journal.end(self.store.journal)
+        self.is_settled = True
         return answer
 
     def _signalled(self, proof: Optional[Proof]) -> bool:
