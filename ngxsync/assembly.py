@@ -97,6 +97,8 @@ class PeerHost:
 
     def warm(self, verb: str) -> None:
         self.link.warm(verb)
+        if verb == "stage":
+            self.link.ensure_master()
 
     def send(self, tree: Path, names: Iterable[str], stage: str, progress: Callable[[int, int], None] | None) -> int:
         from ngxsync.edges import rsync

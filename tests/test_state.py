@@ -177,6 +177,22 @@ def test_quarantine_is_by_snapshot() -> None:
     assert FULL.why_quarantined("b" * 64) is None
 
 
+def test_a_quarantine_ends_when_the_peer_changes() -> None:
+    record = PeerRecord("web2", quarantine=(Quarantined("a" * 64, "bind() failed", 4.0, "p" * 64),))
+    assert record.why_quarantined("a" * 64, "p" * 64) == "bind() failed"
+    assert record.why_quarantined("a" * 64, "q" * 64) is None
+
+
+def test_a_refusal_of_the_same_snapshot_is_one_try_more() -> None:
+    once = PeerRecord("web2").with_refusal("a" * 64, "unknown directive", 5.0)
+    again = once.with_refusal("a" * 64, "no such file", 9.0).refused
+    assert again is not None
+    assert (again.why, again.since, again.tries) == ("no such file", 5.0, 2)
+    other = once.with_refusal("b" * 64, "unknown directive", 9.0).refused
+    assert other is not None
+    assert (other.since, other.tries) == (9.0, 1)
+
+
 def test_runs_are_ordered_by_sequence_and_not_by_clock(state: MasterState, clock: Clock) -> None:
     for number in range(12):
         clock.time -= 1

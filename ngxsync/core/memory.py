@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -25,11 +25,12 @@ TYPES: Mapping[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A snapshot that was applied and undone on this peer (TRANSACTION, exit 6)."""
+    """A snapshot that was applied and undone on this peer (TRANSACTION, exit 6); `peer` is the id of what was live there."""
 
     snapshot: str
     why: str
     at: float
+    peer: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class PeerRecord:
 
     `generation` is the one that *this* master last wrote there, None where it never did: first contact (TRANSACTION,
     "Who may write"). `open_run` is the run whose transaction began and whose answer is not known yet: ask for it.
+    `broken` is why an undo failed there (exit 7): while it is open, automatic runs leave that peer alone.
     `self_excludes` maps a tree to the patterns that its configuration excluded by itself; they only accumulate.
     `master_roots` and `peer_roots` are Snapshot.roots of both hosts at the last accepted run.
     """
@@ -65,6 +67,7 @@ class PeerRecord:
     quarantine: tuple[Quarantined, ...] = ()
     refused: Refused | None = None
     open_run: str = ""
+    broken: str = ""
     word: str = UNKNOWN
     since: float | None = None
     message: Message | None = None
@@ -73,9 +76,17 @@ class PeerRecord:
     last_outcome: str = ""
     last_exit: int = 0
 
-    def why_quarantined(self, snapshot: str) -> str | None:
-        """Why this snapshot is in quarantine here, None where it is not."""
-        return next((entry.why for entry in self.quarantine if entry.snapshot == snapshot), None)
+    def why_quarantined(self, snapshot: str, peer: str = "") -> str | None:
+        """Why this snapshot is in quarantine here, None where it is not, or where the peer changed since (to id `peer`)."""
+        found = (entry for entry in self.quarantine if entry.snapshot == snapshot and peer in ("", entry.peer))
+        return next((entry.why for entry in found), None)
+
+    def with_refusal(self, snapshot: str, why: str, at: float) -> PeerRecord:
+        """This record with a refusal in rehearsal: of a snapshot that was refused before, it is one try more."""
+        known = self.refused
+        again = known is not None and known.snapshot == snapshot
+        refused = replace(known, why=why, tries=known.tries + 1) if known and again else Refused(snapshot, why, at)
+        return replace(self, refused=refused)
 
     def with_self_excludes(self, tree: str, patterns: tuple[str, ...]) -> PeerRecord:
         """This record with the patterns added to the tree's; none goes when the configuration no longer names it."""

@@ -29,12 +29,12 @@ def sd_notify(**fields: str | int) -> bool:
     if address.startswith("@"):
         address = "\0" + address[1:]
     lines = "\n".join(f"{key}={neutralised(str(value))}" for key, value in fields.items())
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.settimeout(SEND_TIMEOUT_S)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.settimeout(SEND_TIMEOUT_S)
             channel.sendto(lines.encode(), address)
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 

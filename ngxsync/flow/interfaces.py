@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ngxsync.agent.directives import NamedFile
-from ngxsync.agent.manifest import Manifest
+from ngxsync.agent.manifest import Manifest, snapshot_id
 from ngxsync.core.config import PeerConfig
 from ngxsync.core.guards import PeerFacts
 from ngxsync.core.model import PeerResult, Plan, Problem, Projection, Snapshot
@@ -119,6 +119,11 @@ class Comparison:
     is_empty: bool
     journal: Mapping[str, Any] | None
     now: float
+
+    @property
+    def peer_id(self) -> str:
+        """The snapshot id of what is live on the peer."""
+        return snapshot_id(self.peer.manifest, self.snapshot.projection.as_json())
 
     @property
     def adopt(self) -> bool:

@@ -61,6 +61,21 @@ class StillRefused(NgxsyncError):
         )
 
 
+class Broken(NgxsyncError):
+    """An undo on the peer failed: a person is needed."""
+
+    exit_status = 7
+    code = model.BROKEN
+
+
+class StillBroken(Broken):
+    """Nothing automatic until a person's sync or recover succeeds (TRANSACTION)."""
+
+    def __init__(self, peer: str, why: str) -> None:
+        hint = f"mend the cause, then run `ngxsync-agent recover` on {peer}, or `ngxsync sync` here"
+        super().__init__(Message(why, peer, f"{peer} may be half old, half new; no automatic run touches it", hint))
+
+
 def message_of(answer: Mapping[str, Any], peer: PeerConfig) -> Message:
     """An agent's message, with the host that it speaks of."""
     parts = answer.get("message") or {}
@@ -154,7 +169,9 @@ class TransactionFailed(NgxsyncError):
 
 def failed(name: str, error: NgxsyncError, timings: Mapping[str, float], plan: Plan) -> PeerResult:
     """The result of a run that raised: held, refused earlier, unreachable, or failed in between."""
-    outcome = {8: model.HELD, 6: model.UNDONE, 5: model.REFUSED, 9: model.HELD}.get(error.exit_status, model.UNKNOWN)
+    outcome = {8: model.HELD, 7: model.BROKEN, 6: model.UNDONE, 5: model.REFUSED, 9: model.HELD}.get(
+        error.exit_status, model.UNKNOWN
+    )
     if error.code == "paused":
         outcome = model.PAUSED
     elif error.code == "first-contact":

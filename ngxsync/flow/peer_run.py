@@ -14,7 +14,7 @@ from ngxsync.core.config import Config
 from ngxsync.core.errors import AgentFailed, Held, Message, NgxsyncError, PeerUnreachable
 from ngxsync.core.excludes import make_projection
 from ngxsync.core.guards import GuardSettings, Hold, apply_force, check_guards
-from ngxsync.core.memory import PeerRecord, Quarantined, Refused
+from ngxsync.core.memory import Quarantined
 from ngxsync.core.model import PeerResult, Plan, Snapshot
 from ngxsync.core.plan import CONFLICT, DRIFT, needs_reload, paths_to_send, restart_needed
 from ngxsync.core.wording import listed
@@ -71,11 +71,28 @@ class PeerRun:
         with self.timed("scan"):
             answer = self._call("scan", request, SCAN_S)
         if answer["journal"] is not None and not self.options.dry_run:
-            self._call("recover", requests.common(self.config, self.peer.config, self.projection), SCAN_S)
+            self._recover()
             return self.compare()
+        self.record = replace(self.record, broken="")
         compared = compare(self.config, self.peer.config, self.snapshot, self.record, base, answer)
         self.plan = compared.plan
         return compared
+
+    def _recover(self) -> None:
+        """Finish or undo what is open there. Where that has failed, only a person's run tries it again (exit 7)."""
+        if self.record.broken and not self.options.by_person:
+            raise outcomes.StillBroken(self.name, self.record.broken)
+        try:
+            self._call("recover", requests.common(self.config, self.peer.config, self.projection), SCAN_S)
+        except AgentFailed as error:
+            if error.code != model.BROKEN:
+                raise
+            self._note_broken(error.message.what)
+            raise outcomes.Broken(error.message) from error
+
+    def _note_broken(self, why: str) -> None:
+        self.record = replace(self.record, broken=why)
+        self.memory.save_peer(self.record)
 
     def _call(self, verb: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         answer = self.peer.call(
@@ -169,7 +186,7 @@ class PeerRun:
         snapshot = compared.snapshot.id
         if self.options.by_person:
             return
-        why = self.record.why_quarantined(snapshot)
+        why = self.record.quarantine and self.record.why_quarantined(snapshot, compared.peer_id)
         if why and self.options.trigger != "schedule":
             raise outcomes.Quarantine(self.name, snapshot, why)
         refused = self.record.refused
@@ -245,7 +262,7 @@ class PeerRun:
             if answer["state"] == "done":
                 return dict(answer["answer"])
             if answer["state"] == "open":
-                self._call("recover", requests.common(self.config, self.peer.config, self.projection), SCAN_S)
+                self._recover()
             elif answer["state"] == "unknown":
                 raise cause or PeerUnreachable(outcomes.never_begun(run, self.peer.config), code="cut")
             elif time.monotonic() > end:
@@ -260,7 +277,7 @@ class PeerRun:
         request = {**requests.common(self.config, self.peer.config, self.projection), "run": run}
         answer = self._call("show", request, ASK_S)
         if answer["state"] in ("open", "running"):
-            self._call("recover", requests.common(self.config, self.peer.config, self.projection), SCAN_S)
+            self._recover()
             answer = self._call("show", request, ASK_S)
         generation = (answer["answer"] or {}).get("generation") if answer["state"] == "done" else None
         if generation:
@@ -292,10 +309,12 @@ class PeerRun:
                 quarantine=(),
             )
         elif result.outcome == model.REFUSED:
-            record = self._refused(record, compared.snapshot.id, result)
+            why = str(result.problems[0]) if result.problems else "nginx refused it"
+            record = record.with_refusal(compared.snapshot.id, why, time.time())
         elif result.outcome in (model.UNDONE, model.BROKEN):
             why = result.message.what if result.message else result.outcome
-            record = replace(record, quarantine=(Quarantined(compared.snapshot.id, why, compared.now),))
+            entry = Quarantined(compared.snapshot.id, why, compared.now, compared.peer_id)
+            record = replace(record, quarantine=(entry,), broken=why if result.outcome == model.BROKEN else "")
         self.record = record
         self.memory.save_peer(record)
         return result
@@ -309,13 +328,6 @@ class PeerRun:
         modules = {item.path for item in named if item.role == "module"}
         if restart_needed(compared.plan, self.prepared.validation.binary, modules):
             yield f"a new nginx binary or module is on {self.name}: a reload does not load it, restart nginx there"
-
-    def _refused(self, record: PeerRecord, snapshot: str, result: PeerResult) -> PeerRecord:
-        why = str(result.problems[0]) if result.problems else "nginx refused it"
-        known = record.refused
-        if known and known.snapshot == snapshot:
-            return replace(record, refused=replace(known, why=why, tries=known.tries + 1))
-        return replace(record, refused=Refused(snapshot, why, time.time()))
 
     def _remember_equal(self, compared: Comparison) -> PeerResult:
         roots = {"master_roots": dict(compared.snapshot.roots), "peer_roots": dict(compared.peer.roots)}

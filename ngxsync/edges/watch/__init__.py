@@ -101,7 +101,7 @@ class Watcher:
         changed = [str(tree) for tree, identity in self._identities.items() if _identity(tree) != identity]
         if changed:
             return f"{', '.join(changed)} was replaced, removed or has come"
-        if not self.is_alive():
+        if self._observer is not None and not self._observer.is_alive():
             return "a thread of the watcher has ended"
         if self._is_canary_out and now - self._sent_at > DEAF_AFTER_S:
             return f"the event of {self._canary} did not arrive within {DEAF_AFTER_S:.0f}s"
