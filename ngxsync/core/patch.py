@@ -6,6 +6,7 @@ import difflib
 import hashlib
 from collections.abc import Container, Iterator
 
+from ngxsync.agent.manifest import Entry
 from ngxsync.core.wording import human_size, safe_name
 
 LARGEST_TEXT = 1 << 20  # bytes; beyond it only sizes and hashes are shown
@@ -75,6 +76,11 @@ def _facts(content: bytes | None) -> str:
     if content is None:
         return "absent"
     return f"{human_size(len(content))} sha256 {hashlib.sha256(content).hexdigest()[:12]}"
+
+
+def entry_facts(entry: Entry | None) -> str:
+    """The same words for a file whose bytes are not at hand."""
+    return "absent" if entry is None else f"{human_size(entry.size)} sha256 {entry.content[:12]}"
 
 
 def _label(name: str) -> str:

@@ -144,7 +144,8 @@ class ConfReader:
         """Every file that the configuration names; includes as they are written, so perhaps as patterns.
 
         A configuration file that is reached by a symbolic link is named by its real path too. An unreadable one is
-        passed over: it is nginx that refuses it. Raises OSError where the cache file cannot be written.
+        passed over: it is nginx that refuses it. No cache is kept where its folder is missing: before a first sync
+        nothing is made. Raises OSError where the cache file cannot be written.
         """
         places = (str(prefix / conf), str(prefix))
         if places != self._places:
@@ -187,7 +188,7 @@ class ConfReader:
 
     def _save(self) -> None:
         # ten thousand files make megabytes: not to be written again for each edit, a few files are soon parsed again
-        if self._cache_file and self._unsaved * 20 > len(self._seen):
+        if self._cache_file and self._cache_file.parent.is_dir() and self._unsaved * 20 > len(self._seen):
             _write_cache(self._cache_file, self._places, self._seen)
             self._unsaved = 0
 
