@@ -1,11 +1,14 @@
-"""Reads config.ini from disk."""
+"""Reads config.ini from disk, and writes a first one."""
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from ngxsync.core.config import Config, load_config
-from ngxsync.core.errors import ConfigError, Message
+from ngxsync.core.errors import ConfigError, Message, StateError
+from ngxsync.core.wording import disk_message
 
 DEFAULT_FILE = Path("/etc/ngxsync/config.ini")
 
@@ -27,3 +30,19 @@ def read_config(path: Path = DEFAULT_FILE) -> Config:
         told = Message("a byte that is not UTF-8", f"{path}:{line}", unchanged, "save the file as UTF-8")
         raise ConfigError(told) from None
     return load_config(text, str(path))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file of our own (0600, its directory 0700 where it is made) whole or not at all. Raises StateError."""
+    temporary = path.with_name(f".{path.name}.new-{os.getpid()}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise StateError(disk_message(path, "write", error)) from error
