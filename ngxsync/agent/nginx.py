@@ -208,8 +208,10 @@ def _named_by_pid_file(settings: Dict[str, Any]) -> Optional[Running]:
     args = _arguments(settings, build)
     prefix, conf = _places(args, build)
     named = read_running(_read_pid(pid_path(conf, prefix, build, args)))
-    path = _configuration_of(named) if named is not None else ""
-    if named is not None and path and _seen_by(named.pid, path) is not None:
+    if named is None or not _is_trusted(named.pid, settings["conf"]):
+        return None
+    path = _configuration_of(named)
+    if path and _seen_by(named.pid, path) is not None:
         return None  # it runs another configuration: the pid file is stale
     return named
 
@@ -249,11 +251,35 @@ def _candidates(conf: str) -> List[Running]:
 
 
 def _runs(running: Running, conf: str) -> bool:
+    if not _is_trusted(running.pid, conf):
+        return False
     path = _configuration_of(running)
     theirs, ours = _seen_by(running.pid, path) if path else None, _identity(conf)
     if ours is None:
         return os.path.normpath(path) == conf  # deleted: nginx runs on without it
     return theirs == ours
+
+
+def _is_trusted(pid: int, conf: str) -> bool:
+    """Its program will be executed by us with its options: whoever runs it must be able to do as much without us.
+
+    Anybody can give a process the title of nginx.
+    """
+    try:
+        owners = [0, os.geteuid(), os.stat(conf).st_uid]
+    except OSError:
+        owners = [0, os.geteuid()]
+    return _user_of(pid) in owners
+
+
+def _user_of(pid: int) -> int:
+    """The effective user, -1 where it is gone. (/proc/PID itself belongs to root where a process only asks for it.)"""
+    try:
+        with open("/proc/%d/status" % pid, "rb") as stream:
+            found = re.search(rb"^Uid:\s+\d+\s+(\d+)", stream.read(), re.M)
+    except OSError:
+        return -1
+    return int(found.group(1)) if found else -1
 
 
 def _configuration_of(running: Running) -> str:

@@ -90,6 +90,9 @@ class Transaction:
         nginx = nginx_or_failure(self.settings)
         if nginx.problem:
             raise Failure("which-nginx", nginx.problem, next="end the other nginx or the upgrade, then sync again")
+        if nginx.single:
+            text = "nginx (process %d) runs with master_process off: it can be started anew, but not reloaded"
+            self.warnings.append(text % nginx.single)
         return nginx
 
     # before the journal: nothing live is touched
@@ -217,7 +220,8 @@ class Transaction:
                 raise
         self._keep_replaced(exchange)
         outcome = ("applied" if exchange.items else "in-sync") if proven else "not-proven"
-        code = "" if proven else "nginx-down" if nginx.running is None else "not-proven"
+        is_down = nginx.running is None and not nginx.single
+        code = "" if proven else "nginx-down" if is_down else "not-proven"
         return self._answer(
             True,
             outcome,
