@@ -111,6 +111,20 @@ def resident(pair: Pair) -> Iterator[Resident]:
         process.close()
 
 
+def by_hand(pair: Pair, *arguments: str, host: Host | None = None) -> Run:
+    """`ngxsync sync --json ARGUMENTS`, as a person types it."""
+    done = pair.ngxsync("sync", "--json", *arguments, host=host)
+    run = Run(done.stdout + done.stderr, json.loads(done.stdout))
+    assert done.returncode == run.exit
+    return run
+
+
+def kept_contents(host: Host) -> set[bytes]:
+    """Every old content in the peer's store."""
+    blobs = host.path("/var/lib/ngxsync/peer/blobs")
+    return {blob.read_bytes() for blob in blobs.glob("*/*")}
+
+
 def left_in_stages(host: Host) -> list[str]:
     """What runs left in the tree's own .ngxsync."""
     folder = host.path(f"{ROOT}/.ngxsync")

@@ -13,13 +13,14 @@ from ngxsync.core import model
 from ngxsync.core.config import Config
 from ngxsync.core.errors import AgentFailed, Held, Message, NgxsyncError, PeerUnreachable
 from ngxsync.core.excludes import make_projection
-from ngxsync.core.guards import GuardSettings, Hold, apply_force, check_guards
+from ngxsync.core.guards import Hold
 from ngxsync.core.memory import Quarantined
 from ngxsync.core.model import PeerResult, Plan, Snapshot
-from ngxsync.core.plan import CONFLICT, DRIFT, needs_reload, paths_to_send, restart_needed
+from ngxsync.core.plan import CONFLICT, DRIFT, paths_to_send, restart_needed
 from ngxsync.core.wording import listed
 from ngxsync.flow import outcomes, requests
-from ngxsync.flow.comparison import FIRST_CONTACT, GENERATION, YOURS, compare, snapshot_for
+from ngxsync.flow.comparison import FIRST_CONTACT, compare, snapshot_for
+from ngxsync.flow.decisions import holds_of, is_done, reload_needed
 from ngxsync.flow.interfaces import Comparison, Master, Options, Peer, Prepared
 
 SCAN_S = 120.0
@@ -103,31 +104,8 @@ class PeerRun:
         return answer
 
     def holds(self, compared: Comparison) -> tuple[Hold, ...]:
-        """Every reason to stop here, those that were forced left out."""
-        settings = GuardSettings(
-            content=self.config.nginx.content,
-            main_conf=self.config.nginx.conf,
-            max_delete_pct=self.config.sync.max_delete_pct,
-            on_drift=self.config.sync.on_drift,
-            master_name=self.master.name,
-        )
-        found = [*check_guards(compared.plan, compared.snapshot, compared.peer, settings)]
-        if compared.standing == GENERATION and not compared.adopt:
-            found = [
-                outcomes.generation_hold(compared, self.name),
-                *(hold for hold in found if hold.code != FIRST_CONTACT),
-            ]
-        elif (
-            compared.standing == FIRST_CONTACT
-            and not compared.is_empty
-            and compared.plan
-            and not any(h.code == FIRST_CONTACT for h in found)
-        ):
-            found = [*found, outcomes.first_contact_hold(self.name, self.master.name)]
-        force = set(self.options.force)
-        if self.options.by_person:
-            force.add(FIRST_CONTACT)  # `sync` by a person is the choice of direction
-        return tuple(hold for hold in apply_force(found, self.options.force) if hold.code not in force)
+        force, by_person = self.options.force, self.options.by_person
+        return holds_of(compared, self.config, self.master.name, force, by_person=by_person)
 
     def raise_if_unconfirmed(self, compared: Comparison) -> None:
         """A person's first sync shows what it would delete and asks."""
@@ -150,7 +128,7 @@ class PeerRun:
             self._pass_gate()
             raise Held(outcomes.joined(holds), code=holds[0].code)
         self.raise_if_unconfirmed(compared)
-        if self._is_done(compared):
+        if is_done(compared):
             self._pass_gate()
             return self._remember_equal(compared)
         if self.options.dry_run:
@@ -170,16 +148,6 @@ class PeerRun:
         with self.timed("settle"):
             if not gate(self.prepared):
                 raise outcomes.Superseded(Message("the trees changed meanwhile", self.name))
-
-    def _is_done(self, compared: Comparison) -> bool:
-        """Nothing to do: equal, recorded, and proven (a peer that came back without nginx is asked again).
-
-        A new projection is recorded at once: what it leaves out is the peer's own from now on.
-        """
-        accepted = compared.accepted
-        if compared.plan or compared.standing != YOURS or accepted is None:
-            return False
-        return bool(accepted["proven"]) and accepted["projection"] == self.projection.as_json()
 
     def _raise_if_given_up(self, compared: Comparison) -> None:
         """Quarantine (after 6) and back-off (after 5) bind automatic runs only."""
@@ -216,14 +184,6 @@ class PeerRun:
         progress = self.options.progress
         return None if progress is None else lambda done, total: progress(self.name, "stage", done, total)
 
-    def reload_needed(self, compared: Comparison) -> bool:
-        accepted = compared.accepted
-        if compared.standing == FIRST_CONTACT or accepted is None or not accepted["proven"]:
-            return True
-        always = self.config.nginx.reload_when == "always"
-        loaded = [c.path for c in compared.plan.changes if self.prepared.named.loads(c.path)]
-        return needs_reload(compared.plan, self.config.nginx.content, loaded, always)
-
     def transact(self, compared: Comparison, stages: dict[str, str]) -> dict[str, Any]:
         """Steps 6 to 9, on the peer alone; after a cut connection it is asked, never assumed."""
         run, test_s = self.prepared.run, self.prepared.validation.seconds
@@ -235,7 +195,7 @@ class PeerRun:
             written_by=self.master.name,
             generation=self.record.generation,
             stages=stages,
-            reload=self.reload_needed(compared),
+            reload=reload_needed(compared, self.config, self.prepared.named),
             force=self.options.force,
             test_s=test_s,
         )
