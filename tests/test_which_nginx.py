@@ -111,7 +111,9 @@ def test_a_binary_that_is_set_is_the_one_that_tests(pair: Pair, agent: Agent) ->
     wrapper.write_text(f'#!/bin/sh\n{says_no}\nexec /usr/sbin/nginx "$@"\n')
     wrapper.chmod(0o755)
     agent.settings["binary"] = "/srv/wrapper"
-    assert errors_of(agent.transact(agent.plan(HERE))) == ["the wrapper says no"]
+    answer = agent.transact(agent.plan(HERE))
+    assert answer.get("outcome") == "refused", answer
+    assert errors_of(answer) == ["the wrapper says no"]
 
 
 def test_the_options_of_the_running_nginx_are_used(pair: Pair, agent: Agent) -> None:
