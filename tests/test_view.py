@@ -312,6 +312,33 @@ def test_without_root(pair: Pair) -> None:
     assert host.get("/", port=8081) == (200, "new")
 
 
+def test_without_root_a_tree_below_a_tmp_that_is_no_mount_and_mounts_below_sys(pair: Pair) -> None:
+    """As on a machine with /tmp on its root and cgroups of version 1: what stands in for / has to look below what it covers."""
+    host, root = pair.web2, "/tmp/ngxsync-test-tree"
+    host.stop_nginx()
+    agent = Unprivileged(host)
+    agent.settings.update(root=root, conf=f"{root}/conf/nginx.conf")
+    script = f"""
+        umount /tmp && cp -a {MINE} {root}
+        cd /sys/fs/cgroup && mount -t tmpfs -o mode=755 none . && cd /sys/fs/cgroup
+        ln -s one two && mkdir one && mount -t tmpfs none one
+        exec "$@"
+    """
+    argv = ["unshare", "-m", "sh", "-ec", script, "sh", *AS_1234, *agent_argv("validate")]
+    answer = json.loads(host.run(argv, input=json.dumps(agent.request())).stdout)
+    assert answer.get("passed"), answer
+
+
+def test_live_validation_makes_no_view(pair: Pair, agent: Agent) -> None:
+    """What `nginx -t` makes is made for real then: a host that allows no view can still be a master."""
+    write_tree(pair.web2, ROOT, {"conf/nginx.conf": GREEDY})
+    assert agent.call("validate")["passed"]
+    assert not pair.web2.path("/srv/cache").exists()
+    agent.settings["rehearse"] = "live"
+    assert agent.call("validate")["passed"]
+    assert pair.web2.path("/srv/cache").exists()
+
+
 def test_without_root_nginx_does_not_believe_that_it_is_root(pair: Pair) -> None:
     """As root it would give its directories away, which fails; as a user it warns that `user` makes no sense."""
     pair.web2.stop_nginx()

@@ -30,12 +30,13 @@ def build() -> str:
     """The mount that becomes the root of the view. Raises OSError."""
     fds, mounts = _places()
     place = next(path for path in PLACES if os.path.isdir(path))
+    beneath = os.open(place, os.O_PATH | os.O_CLOEXEC)
     kernel.mount(b"none", os.fsencode(place), b"tmpfs", kernel.MS_NOSUID, b"mode=0755")
     root = os.path.join(place, "root")
     os.mkdir(root)
     # a mount in any case: where / can be no layer, a directory stands in for it
     kernel.mount(os.fsencode(root), os.fsencode(root), b"", kernel.MS_BIND)
-    building = _Building(place, sorted(mounts))
+    building = _Building(place, beneath, sorted(mounts))
     for path in sorted(fds, key=lambda p: p.split("/") if p != "/" else []):
         target = root if path == "/" else root + path
         _provide(fds[path], target)
@@ -99,7 +100,11 @@ def _provide(fd: int, target: str) -> None:
 
 def _stays_bound(mounted: Mount) -> bool:
     """Mounts that came along with /proc, /sys and /dev, except memory that a test could write to."""
-    return any(mounted.path.startswith(path + "/") for path in BOUND) and mounted.kind != "tmpfs"
+    return _is_in_bound(mounted.path) and mounted.kind != "tmpfs"
+
+
+def _is_in_bound(path: str) -> bool:
+    return any(path.startswith(bound + "/") for bound in BOUND)
 
 
 def _is_user_namespace() -> bool:
@@ -108,10 +113,10 @@ def _is_user_namespace() -> bool:
 
 
 class _Building:
-    """Overlays below one tmpfs; `mounts` are all mount points of the host."""
+    """Overlays below one tmpfs at `place`; `beneath` is the directory that it covers, `mounts` are all mount points of the host."""
 
-    def __init__(self, place: str, mounts: List[str]) -> None:
-        self.place, self.mounts = place, mounts
+    def __init__(self, place: str, beneath: int, mounts: List[str]) -> None:
+        self.place, self.beneath, self.mounts = place, beneath, mounts
         self.is_user_namespace = _is_user_namespace()
         self.number = 0
 
@@ -123,7 +128,8 @@ class _Building:
             except OSError as error:
                 if error.errno not in _NO_LAYER:
                     raise
-            if self.is_user_namespace and self._has_mounts(path):
+            # below /sys and the like, the mounts that it holds came along when those were bound
+            if self.is_user_namespace and self._has_mounts(path) and not _is_in_bound(path):
                 return self.stand_in(path, fd, target)
         return self.bind_read_only(fd, target)
 
@@ -154,7 +160,7 @@ class _Building:
         elif stat.S_ISDIR(mode):
             os.mkdir(place, stat.S_IMODE(mode))
             if path not in self.mounts:
-                self.cover(path, fd, place, True)
+                self.cover(path, self.beneath if path == self.place else fd, place, True)
         elif stat.S_ISREG(mode):
             os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             if path not in self.mounts:
