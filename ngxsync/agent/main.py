@@ -118,9 +118,10 @@ def _make_tree(tree: str) -> None:
 
 
 def verb_validate(request: Answer) -> Answer:
-    """nginx -t in a private view of this host, nothing laid over it: step 3 on the master."""
-    nginx = nginx_or_failure(request["nginx"])
-    result = rehearse(nginx, [], timeout_s(request["nginx"]))
+    """nginx -t in a private view of this host, nothing laid over it (`rehearse = live`: in none): step 3 on the master."""
+    settings = request["nginx"]
+    nginx = nginx_or_failure(settings)
+    result = rehearse(nginx, None if settings["rehearse"] == "live" else [], timeout_s(settings))
     return dict(result, ok=True, binary=nginx.build.binary, prefix=nginx.prefix, conf=nginx.conf)
 
 
