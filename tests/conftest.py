@@ -1,4 +1,4 @@
-"""Fixtures of all tests: `pair`, two real hosts in a known state."""
+"""Fixtures of all tests: `pair`, two real hosts in a known state; `unmet` and `synced`, the pipeline over it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from tests.pair import Pair
+from tests.resident import Resident, resident
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,20 @@ def pair(running_pair: Pair) -> Pair:
     """web1 and web2 in the base state: equal trees, nginx running on both, ngxsync configured, no sync yet."""
     running_pair.reset()
     return running_pair
+
+
+@pytest.fixture
+def unmet(pair: Pair) -> Iterator[Resident]:
+    """The pipeline as the daemon keeps it, over a pair that never met."""
+    with resident(pair) as process:
+        yield process
+
+
+@pytest.fixture
+def synced(unmet: Resident) -> Resident:
+    """The same after its first run."""
+    assert unmet.sync().exit == 0
+    return unmet
 
 
 @pytest.hookimpl(wrapper=True)

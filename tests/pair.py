@@ -147,6 +147,8 @@ class Pair:
             write_tree(host, ROOT, BASE_TREE)
             self._authorise(host)
             host.start_nginx()
+        for host in self.hosts:
+            _wait_for_workers(host)
         self.write_config()
 
     def _authorise(self, host: Host) -> None:
@@ -258,6 +260,11 @@ def snapshot_inodes(host: Host, *paths: str) -> dict[str, tuple[int, ...]]:
             inside = str(Path(path) / entry.relative_to(top))
             found[inside] = (status.st_ino, status.st_mode, status.st_uid, status.st_gid, status.st_ctime_ns)
     return found
+
+
+def _wait_for_workers(host: Host) -> None:
+    """They come after the pid file, one by one; NGINX_CONF has two."""
+    wait_until(lambda: len(host.nginx_workers()) == 2, f"{host.name}: both workers run")
 
 
 def _write_private(file: Path, text: str) -> None:

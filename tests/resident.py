@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.hosts import PROJECT, Host
-from tests.pair import ROOT, Pair
+from tests.pair import ROOT, Pair, manifest_of
 
 CONFIG = Path("/etc/ngxsync/config.ini")
+STATE = "/var/lib/ngxsync"
+SITE = "conf/vhosts/site.conf"
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def by_hand(pair: Pair, *arguments: str, host: Host | None = None) -> Run:
 
 def kept_contents(host: Host) -> set[bytes]:
     """Every old content in the peer's store."""
-    blobs = host.path("/var/lib/ngxsync/peer/blobs")
+    blobs = host.path(f"{STATE}/peer/blobs")
     return {blob.read_bytes() for blob in blobs.glob("*/*")}
 
 
@@ -129,6 +131,31 @@ def left_in_stages(host: Host) -> list[str]:
     """What runs left in the tree's own .ngxsync."""
     folder = host.path(f"{ROOT}/.ngxsync")
     return sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
+
+
+def site(text: str) -> dict[str, str]:
+    """A vhost whose only page is this text, for `write_tree`; `served` asks for it."""
+    return {SITE: f"server {{ listen 80; server_name site.example.com; return 200 '{text}'; }}\n"}
+
+
+def served(host: Host) -> str:
+    return host.get("/", "site.example.com")[1]
+
+
+def are_equal(pair: Pair) -> bool:
+    """Equal to the byte, mode, owner and mtime, and no run left anything in the peer's tree."""
+    return manifest_of(pair.web1) == manifest_of(pair.web2) and not left_in_stages(pair.web2)
+
+
+def raise_if_not_held(run: Run, code: str, *texts: str) -> None:
+    assert (run.exit, run.peer["outcome"], run.code) == (
+        8,
+        "held" if code != "first-contact" else "awaiting-first-sync",
+        code,
+    ), run
+    assert run.peer["message"]["state"] == "web2 unchanged"
+    for text in texts:
+        assert text in run.text
 
 
 def serve() -> None:

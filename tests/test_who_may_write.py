@@ -3,43 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 
 import pytest
 
 from tests.hosts import Host
 from tests.pair import BASE_TREE, ROOT, Pair, manifest_of, write_tree
-from tests.resident import Resident, Run, by_hand, kept_contents, left_in_stages, resident
+from tests.resident import SITE, STATE, Resident, are_equal, by_hand, kept_contents, raise_if_not_held, served, site
 
-SITE = "conf/vhosts/site.conf"
 PAGE = "html/index.html"
-STATE = "/var/lib/ngxsync"
-
-
-@pytest.fixture
-def daemon(pair: Pair) -> Iterator[Resident]:
-    """The pipeline as the daemon runs it, over a pair that never met."""
-    with resident(pair) as process:
-        yield process
-
-
-@pytest.fixture
-def synced(daemon: Resident) -> Resident:
-    """The same after its first run."""
-    assert daemon.sync().exit == 0
-    return daemon
-
-
-def site(text: str) -> dict[str, str]:
-    return {SITE: f"server {{ listen 80; server_name site.example.com; return 200 '{text}'; }}\n"}
-
-
-def served(host: Host) -> str:
-    return host.get("/", "site.example.com")[1]
-
-
-def are_equal(pair: Pair) -> bool:
-    return manifest_of(pair.web1) == manifest_of(pair.web2) and not left_in_stages(pair.web2)
 
 
 def forget(host: Host) -> None:
@@ -47,57 +18,46 @@ def forget(host: Host) -> None:
     shutil.rmtree(host.path(STATE))
 
 
-def raise_if_not_held(run: Run, code: str, *texts: str) -> None:
-    assert (run.exit, run.peer["outcome"], run.code) == (
-        8,
-        "held" if code != "first-contact" else "awaiting-first-sync",
-        code,
-    ), run
-    assert run.peer["message"]["state"] == "web2 unchanged"
-    for text in texts:
-        assert text in run.text
-
-
 # first contact
 
 
-def test_an_empty_peer_is_filled_unasked_and_proven_once_its_nginx_runs(daemon: Resident) -> None:
-    pair = daemon.pair
+def test_an_empty_peer_is_filled_unasked_and_proven_once_its_nginx_runs(unmet: Resident) -> None:
+    pair = unmet.pair
     pair.web2.stop_nginx()
     for entry in pair.web2.path(ROOT).iterdir():
         shutil.rmtree(entry)
 
-    filled = daemon.sync()
+    filled = unmet.sync()
 
     assert (filled.exit, filled.outcome, filled.code) == (1, "not-proven", "nginx-down"), filled
     assert are_equal(pair)
     pair.web2.start_nginx()
-    proven = daemon.sync()
+    proven = unmet.sync()
     assert (proven.exit, proven.peer["reload"]) == (0, "reloaded"), proven
     assert pair.web2.get("/") == (200, BASE_TREE[PAGE])
-    assert daemon.sync().outcome == "in-sync"
+    assert unmet.sync().outcome == "in-sync"
 
 
-def test_an_equal_peer_is_reloaded_proven_and_accepted_unasked(daemon: Resident) -> None:
-    pair = daemon.pair
+def test_an_equal_peer_is_reloaded_proven_and_accepted_unasked(unmet: Resident) -> None:
+    pair = unmet.pair
     before, workers = manifest_of(pair.web2), pair.web2.nginx_workers()
 
-    run = daemon.sync()
+    run = unmet.sync()
 
     assert (run.exit, run.outcome, run.changes) == (0, "in-sync", {}), run
     assert manifest_of(pair.web2) == before
     assert not set(workers) & set(pair.web2.nginx_workers())
-    assert daemon.sync().exit == 0
+    assert unmet.sync().exit == 0
     assert pair.web2.reload_count() == 1
 
 
-def test_a_different_peer_waits_for_a_person_who_takes_the_direction(daemon: Resident) -> None:
-    pair = daemon.pair
+def test_a_different_peer_waits_for_a_person_who_takes_the_direction(unmet: Resident) -> None:
+    pair = unmet.pair
     write_tree(pair.web1, ROOT, site("web1"))
     write_tree(pair.web2, ROOT, {**site("web2"), PAGE: "web2's own page", "html/only-there.html": "only there"})
     before, workers = manifest_of(pair.web2), pair.web2.nginx_workers()
 
-    raise_if_not_held(daemon.sync(), "first-contact", "ngxsync sync")
+    raise_if_not_held(unmet.sync(), "first-contact", "ngxsync sync")
     assert (manifest_of(pair.web2), pair.web2.nginx_workers()) == (before, workers)
     raise_if_not_held(by_hand(pair), "first-contact", "would delete 1 path", "--yes")
     assert (manifest_of(pair.web2), pair.web2.nginx_workers()) == (before, workers)
@@ -109,7 +69,7 @@ def test_a_different_peer_waits_for_a_person_who_takes_the_direction(daemon: Res
     assert served(pair.web2) == "web1"
     replaced = {b"web2's own page", b"only there", site("web2")[SITE].encode()}
     assert replaced <= kept_contents(pair.web2)
-    assert daemon.sync().outcome == "in-sync"
+    assert unmet.sync().outcome == "in-sync"
 
 
 def test_a_first_sync_without_deletions_needs_no_yes(pair: Pair) -> None:
@@ -152,7 +112,7 @@ def test_who_lost_its_memory_of_different_trees_waits_for_a_person(synced: Resid
 
 
 @pytest.fixture
-def stale(synced: Resident) -> Iterator[tuple[Resident, str]]:
+def stale(synced: Resident) -> tuple[Resident, str]:
     """web1 with the memory it had before its latest run, and that run: what a second master is, or one that came back."""
     web1 = synced.pair.web1
     memory, kept = web1.path(f"{STATE}/master"), web1.path("/srv/kept")
@@ -162,7 +122,7 @@ def stale(synced: Resident) -> Iterator[tuple[Resident, str]]:
     assert newer.exit == 0
     for name in ("web2.json", "web2.manifest.json"):
         shutil.copyfile(kept / "peers" / name, memory / "peers" / name)
-    yield synced, newer.data["run"]
+    return synced, newer.data["run"]
 
 
 def test_a_stale_master_is_held_and_told_who_wrote_last(stale: tuple[Resident, str]) -> None:
