@@ -92,8 +92,16 @@ class PeerHost:
         self.owners = owners
         self.link = Link(link_settings(config), runtime, bundle)
 
-    def call(self, verb: str, request: dict[str, Any], *, timeout_s: float, install: bool = False) -> dict[str, Any]:
-        return self.link.call(verb, request, timeout_s=timeout_s, install=install)
+    def call(
+        self,
+        verb: str,
+        request: dict[str, Any],
+        *,
+        timeout_s: float,
+        install: bool = False,
+        go: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
+        return self.link.call(verb, request, timeout_s=timeout_s, install=install, go=go)
 
     def warm(self, verb: str) -> None:
         self.link.warm(verb)

@@ -16,3 +16,10 @@ class Failure(Exception):
 
     def answer(self) -> Dict[str, Any]:
         return dict(self.more, ok=False, code=self.code, message=self.message)
+
+
+class Abandoned(Failure):
+    """The caller did not say go: nothing was begun, and nothing is recorded."""
+
+    def __init__(self) -> None:
+        super(Abandoned, self).__init__("abandoned", "the caller gave this run up before it began")

@@ -98,7 +98,8 @@ class Exchange:
 
     def sync_file_systems(self) -> None:
         """All that was prepared or exchanged is on disk when this returns."""
-        for fd in {self.prep(item) for item in self.items}:
+        folders = {os.fstat(fd).st_dev: fd for fd in {self.prep(item) for item in self.items}}
+        for fd in folders.values():
             kernel.syncfs(fd)
 
     # apply

@@ -41,12 +41,13 @@ def begin(path: str, header: Dict[str, Any], items: List[Item]) -> None:
     write_durably(path, encoded({"header": header, "items": [list(item) for item in items]}) + b"\n")
 
 
-def note_phase(path: str, phase: str) -> None:
-    """Durable when this returns."""
+def note_phase(path: str, phase: str, is_durable: bool = True) -> None:
+    """Durable when this returns, unless it may wait for the phase that follows."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
         os.write(fd, encoded({"phase": phase}) + b"\n")
-        os.fsync(fd)
+        if is_durable:
+            os.fsync(fd)
     finally:
         os.close(fd)
 

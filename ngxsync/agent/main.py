@@ -1,7 +1,9 @@
 """The agent's verbs: one JSON request on standard input, one JSON object as the last line of standard output."""
 
+import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -9,19 +11,21 @@ import traceback
 from typing import Any, Callable, Dict, List
 
 from . import inspection, journal
-from .answers import Failure
+from .answers import Abandoned, Failure
 from .facts import facts
 from .manifest import PROTOCOL, is_clean
 from .nginx import nginx_or_failure
 from .recovery import recover, sweep
 from .rehearsal import rehearse, timeout_s
 from .request import raise_if_malformed
-from .run import LOCK_WAIT_S, failure_of, settle_earlier, transact
+from .run import LOCK_WAIT_S, at_once, failure_of, settle_earlier, transact
 from .scan import OWN_FOLDER
 from .stage import STAGE, make_run_folder
 from .store import RUN_NAME, Busy, Damaged, Store
 
 RECOVER_WAIT_S = 60.0
+GO = b"go"
+GO_S = 60.0  # a burst of edits that goes on for longer is planned anew
 LARGEST = 256 << 20  # bytes of a request: a manifest of a million entries
 
 Answer = Dict[str, Any]
@@ -34,16 +38,36 @@ def own_hash() -> str:
 
 
 def verb_transact(request: Answer) -> Answer:
+    """Steps 6 to 9. With `wait_for_go` all that touches nothing live is done ahead, and a line "go" begins the rest."""
     raise_if_malformed(request)
-    return detached(lambda: _transact(request))
+    if not request.get("wait_for_go"):
+        return detached(lambda: _transact(request, at_once))
+    reading, writing = os.pipe()
+
+    def work() -> Answer:
+        os.close(writing)
+        return _transact(request, lambda: _wait_for_go(reading))
+
+    return detached(work, lambda: _pass_go_on(writing))
 
 
-def _transact(request: Answer) -> Answer:
+def _wait_for_go(reading: int) -> None:
+    """Raises Abandoned where the caller gives the run up, is gone, or says nothing for too long."""
+    if not select.select([reading], [], [], GO_S)[0] or os.read(reading, 16).strip() != GO:
+        raise Abandoned()
+
+
+def _pass_go_on(writing: int) -> None:
+    with os.fdopen(writing, "wb", 0) as stream, contextlib.suppress(BrokenPipeError):
+        stream.write(sys.stdin.buffer.readline(16))
+
+
+def _transact(request: Answer, wait_for_go: Callable[[], None]) -> Answer:
     store = Store(request["state_dir"])
     other = _agent_of_journal(store, request["state_dir"])
     if other:
         _hand_over(other, {"state_dir": request["state_dir"]})
-    return transact(request, store, own_hash())
+    return transact(request, store, own_hash(), wait_for_go)
 
 
 def verb_recover(request: Answer) -> Answer:
@@ -146,7 +170,7 @@ VERBS: Dict[str, Callable[[Answer], Answer]] = {
 }
 
 
-def detached(work: Callable[[], Answer]) -> Answer:
+def detached(work: Callable[[], Answer], meanwhile: Callable[[], None] = at_once) -> Answer:
     """Run in a session of its own, so that neither SIGHUP nor a cut connection ends it; wait for the answer and pass it on."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -154,6 +178,7 @@ def detached(work: Callable[[], Answer]) -> Answer:
         os.close(reading)  # else, with the caller gone, a long answer would wait for ever
         _in_own_session(work, writing)
     os.close(writing)
+    meanwhile()
     with os.fdopen(reading, "rb") as stream:
         text = stream.read()
     os.waitpid(child, 0)
@@ -203,7 +228,7 @@ def main(argv: List[str]) -> int:
     if verb not in VERBS:
         sys.stderr.write("usage: ngxsync-agent status | recover\n")
         return 2
-    text = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read(LARGEST + 1)
+    text = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.readline(LARGEST + 1)
     if not text.strip():
         return inspection.by_hand(verb, VERBS[verb])
     sys.stdout.write(json.dumps(guarded(lambda: _answer(verb, text))) + "\n")

@@ -1,10 +1,10 @@
 """One run on the peer: under its lock, after what an earlier one left open, its answer kept before it is given."""
 
 import time
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 from . import journal, unit
-from .answers import Failure
+from .answers import Abandoned, Failure
 from .exchange import NotEmpty, PeerChanged
 from .journal import Damaged as JournalDamaged
 from .recovery import close, recover
@@ -16,23 +16,29 @@ from .transaction import Answer, Transaction
 LOCK_WAIT_S = 5.0
 
 
-def transact(request: Dict[str, Any], store: Store, agent: str) -> Answer:
-    """The answer (docs/architecture.md), kept as runs/RUN.json; asked again for the same run, the kept one. Raises Failure."""
+def at_once() -> None:
+    """Nothing to wait for."""
+
+
+def transact(request: Dict[str, Any], store: Store, agent: str, wait_for_go: Callable[[], None] = at_once) -> Answer:
+    """The answer (docs/architecture.md), kept as runs/RUN.json; asked again for the same run, the kept one. Raises Failure.
+
+    `wait_for_go` is called when all is tested and nothing begun; it may raise Abandoned.
+    """
     raise_if_malformed(request)
     try:
         store.prepare()
         with store.lock("transaction", request["run"], LOCK_WAIT_S):
             known = store.answer(request["run"])
-            return known if known is not None else _recorded(request, store, agent)
+            return known if known is not None else _recorded(Transaction(request, store, agent, wait_for_go), store)
     except (Busy, Damaged, JournalDamaged, OSError) as error:
         raise failure_of(error, store)
 
 
-def _recorded(request: Dict[str, Any], store: Store, agent: str) -> Answer:
-    transaction = Transaction(request, store, agent)
+def _recorded(transaction: Transaction, store: Store) -> Answer:
     transaction.must_reload = settle_earlier(store)
     try:
-        answer = dict(_answered(transaction, store), run=request["run"])
+        answer = dict(_answered(transaction, store), run=transaction.request["run"])
         _keep(answer, transaction, store)
     finally:
         transaction.clean()
@@ -67,6 +73,8 @@ def settle_earlier(store: Store) -> bool:
 def _answered(transaction: Transaction, store: Store) -> Answer:
     try:
         return transaction.run()
+    except Abandoned:
+        raise
     except Failure as failure:
         answer = dict({"outcome": "held"}, **failure.answer())
     except PeerChanged as error:

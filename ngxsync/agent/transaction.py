@@ -10,10 +10,11 @@ from typing import Any, Callable, Dict, List, Optional
 from . import journal, stage
 from .answers import Failure
 from .captures import keep_after, keep_before
+from .errorlog import LogMark, log_paths, mark_logs
 from .exchange import Exchange, Ids, NotEmpty, PeerChanged, raise_if_other
 from .manifest import Manifest
-from .nginx import Nginx, nginx_or_failure
-from .proof import LogMark, Proof, Reload, log_paths, mark_logs
+from .nginx import Nginx, is_alive, nginx_or_failure
+from .proof import Proof, Reload
 from .recovery import IDLE_S, broken, not_restored, reload_old, undo
 from .rehearsal import rehearse, timeout_s
 from .request import (
@@ -37,8 +38,8 @@ Answer = Dict[str, Any]
 class Transaction:
     """One run. Whatever is raised before the journal is begun leaves nothing; after it, `_undo` decides the answer."""
 
-    def __init__(self, request: Dict[str, Any], store: Store, agent: str) -> None:
-        self.request, self.store, self.agent = request, store, agent
+    def __init__(self, request: Dict[str, Any], store: Store, agent: str, wait_for_go: Callable[[], None]) -> None:
+        self.request, self.store, self.agent, self.wait_for_go = request, store, agent, wait_for_go
         self.settings = request["nginx"]
         self.projection = request["projection"]
         self.trees: List[str] = [tree["path"] for tree in self.projection["trees"]]
@@ -66,6 +67,10 @@ class Transaction:
                 if refused is not None:
                     return self._answer(False, "refused", "refused", problems=refused["problems"])
                 self._timed("keep", lambda: keep_before(self.store, exchange))
+            exchange.sync_file_systems()
+            self._timed("wait", self.wait_for_go)
+            if nginx.running is not None and not is_alive(nginx.running):
+                nginx = self._which()  # it was started anew while this run waited
             return self._commit(exchange, nginx, accepted)
 
     def clean(self) -> None:
@@ -134,7 +139,6 @@ class Transaction:
     # from here on the journal is open
 
     def _commit(self, exchange: Exchange, nginx: Nginx, accepted: Accepted) -> Answer:
-        exchange.sync_file_systems()
         old_logs = log_paths(nginx.conf, nginx)
         header = {
             "run": exchange.run,
@@ -172,7 +176,7 @@ class Transaction:
     def _apply(self, exchange: Exchange) -> None:
         exchange.apply()
         exchange.sync_file_systems()
-        journal.note_phase(self.store.journal, journal.APPLIED)
+        journal.note_phase(self.store.journal, journal.APPLIED, is_durable=False)  # the next phase takes it along
         self.warnings += ["%s stays: it holds excluded or special entries" % path for path in exchange.kept]
         if exchange.linked:
             self.warnings.append("renameat2 is missing here: an edit in the instant of replacing could have been lost")

@@ -60,7 +60,13 @@ class Peer(Protocol):
     config: PeerConfig
 
     def call(
-        self, verb: str, request: dict[str, Any], *, timeout_s: float, install: bool = False
+        self,
+        verb: str,
+        request: dict[str, Any],
+        *,
+        timeout_s: float,
+        install: bool = False,
+        go: Callable[[], None] | None = None,
     ) -> dict[str, Any]: ...
 
     def warm(self, verb: str) -> None: ...

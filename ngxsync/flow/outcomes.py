@@ -30,7 +30,7 @@ EXITS = {
 }
 
 # failures of a transaction that are no verdict: planned and sent anew, at once or with back-off
-TRY_AGAIN = ("peer-changed", "stage-differs")
+TRY_AGAIN = ("peer-changed", "stage-differs", "abandoned")
 TRANSIENT = (*TRY_AGAIN, "disk", "locked", "agent", "died", "protocol", "bug")
 
 

@@ -95,10 +95,11 @@ class PeerRun:
         self.record = replace(self.record, broken=why)
         self.memory.save_peer(self.record)
 
-    def _call(self, verb: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        answer = self.peer.call(
-            verb, request, timeout_s=timeout_s, install=self.options.install and not self.options.dry_run
-        )
+    def _call(
+        self, verb: str, request: dict[str, Any], timeout_s: float, go: Callable[[], None] | None = None
+    ) -> dict[str, Any]:
+        install = self.options.install and not self.options.dry_run
+        answer = self.peer.call(verb, request, timeout_s=timeout_s, install=install, go=go)
         if not answer["ok"] and verb != "transact":
             raise AgentFailed(outcomes.message_of(answer, self.peer.config), code=str(answer["code"]))
         return answer
@@ -134,11 +135,13 @@ class PeerRun:
         if self.options.dry_run:
             return self.result(model.PENDING if compared.plan else model.IN_SYNC, compared)
         self._raise_if_given_up(compared)
-        stages = self.stage(compared)
+        answer = self.transact(compared, self.stage(compared))
+        return self.concluded(compared, answer)
+
+    def _go(self) -> None:
+        """The last moment at which this run may still be given up."""
         self._pass_gate()
         self.options.brake.pass_by(self.name)
-        answer = self.transact(compared, stages)
-        return self.concluded(compared, answer)
 
     def _pass_gate(self) -> None:
         """Raises Superseded where the trees moved on while this run worked ahead."""
@@ -199,17 +202,23 @@ class PeerRun:
             force=self.options.force,
             test_s=test_s,
         )
-        self.record = replace(self.record, open_run=run)
-        self.memory.save_peer(self.record)
+        self._note_open(run)
+        timeout_s = requests.transact_timeout_s(self.config, self.peer.config, test_s)
         with self.timed("transact"):
             try:
-                return self._call(
-                    "transact", request, requests.transact_timeout_s(self.config, self.peer.config, test_s)
-                )
+                return self._call("transact", request, timeout_s, self._go)
+            except (outcomes.Superseded, Held):
+                self._note_open("")  # given up before it began
+                raise
             except PeerUnreachable as error:
                 if error.code != "cut":
                     raise
                 return self.ask_for(run, error)
+
+    def _note_open(self, run: str) -> None:
+        """Durably, before the peer is asked: whatever dies, the next contact asks for this run's answer."""
+        self.record = replace(self.record, open_run=run)
+        self.memory.save_peer(self.record)
 
     def ask_for(self, run: str, cause: NgxsyncError | None = None) -> dict[str, Any]:
         """The answer of a run whose connection was cut. Raises `cause` (or PeerUnreachable) where it is not to be had yet."""

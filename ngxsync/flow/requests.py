@@ -92,6 +92,7 @@ def transact_request(
         "id": compared.snapshot.id,
         "reload": reload,
         "stages": stages,
+        "wait_for_go": True,
     }
 
 

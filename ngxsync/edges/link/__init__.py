@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,20 +73,30 @@ class Link:
         self._warm: dict[str, tuple[Wire, Channel, threading.Timer]] = {}
         self._way = Way()
 
-    def call(self, verb: str, request: dict[str, Any], *, timeout_s: float, install: bool = False) -> dict[str, Any]:
+    def call(
+        self,
+        verb: str,
+        request: dict[str, Any],
+        *,
+        timeout_s: float,
+        install: bool = False,
+        go: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
         """One call of the agent; its answer, {"ok": false, ...} included.
 
+        `go` is for a request that waits: it is called once that is sent, and "go" follows when it returns; where it
+        raises, the connection of this call is closed and the agent gives the run up.
         `install` leaves an agent there that is missing; without it a missing one runs from a temporary folder.
         Raises PeerUnreachable: with code "cut" where the agent may have got the request, else nothing was begun.
         Raises AgentFailed where what came is no answer.
         """
-        payload = json.dumps(request).encode("ascii")
+        payload = json.dumps(request).encode("ascii") + b"\n"
         with self._slots:
             way = self._way
-            outcome = self._exchange(way, verb, payload, timeout_s, install=install)
+            outcome = self._exchange(way, verb, payload, timeout_s, install, go)
             while better := self._better(way, outcome):
                 way = self._way = better
-                outcome = self._exchange(way, verb, payload, timeout_s, install=install)
+                outcome = self._exchange(way, verb, payload, timeout_s, install, go)
         answer = outcome.answer
         if answer is None:
             raise self._no_answer(verb, outcome)
@@ -138,7 +149,9 @@ class Link:
             wire.close()
         self._openssh.close()
 
-    def _exchange(self, way: Way, verb: str, payload: bytes, timeout_s: float, *, install: bool) -> Outcome:
+    def _exchange(
+        self, way: Way, verb: str, payload: bytes, timeout_s: float, install: bool, go: Callable[[], None] | None
+    ) -> Outcome:
         """Sends one request and reads until the other side is done, or raises PeerUnreachable with code "cut"."""
         state_dir = self.settings.state_dir
         ready = None
@@ -149,6 +162,10 @@ class Link:
             arguments, ready = [self._bundle.folder(state_dir), verb], self._take_warm(verb)
         wire, channel = ready or self._start(way.command(arguments))
         with closed_after(wire, timeout_s) as clock, channel:
+            if go is not None:
+                send(channel, payload, is_whole=False)
+                go()
+                payload = b"go\n"
             send(channel, payload)
             outcome = read(channel)
         if outcome.answer is None and outcome.status == -1:

@@ -167,12 +167,13 @@ def closed_after(subject: Wire | Channel, seconds: float) -> Iterator[Clock]:
         timer.cancel()
 
 
-def send(channel: paramiko.Channel, data: bytes) -> None:
-    """All of it and the end of input; a receiver that went away is told by what read() finds."""
+def send(channel: paramiko.Channel, data: bytes, *, is_whole: bool = True) -> None:
+    """All of it and, where that is whole, the end of input; a receiver that went away is told by what read() finds."""
     with suppress(*CONNECTION_ERRORS):
         for start in range(0, len(data), CHUNK):
             channel.sendall(data[start : start + CHUNK])
-        channel.shutdown_write()
+        if is_whole:
+            channel.shutdown_write()
 
 
 def read(channel: Channel) -> Outcome:
