@@ -17,6 +17,7 @@ from ngxsync.core.render import SCHEMA, json_message, json_problem, render_messa
 
 INTERRUPTED = 130
 BUG = 70
+COMPLETE = "_NGXSYNC_COMPLETE"  # how a shell asks for completions
 CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE ended
 
 
@@ -42,9 +43,11 @@ def run(arguments: list[str]) -> NoReturn:
 def status_of(arguments: list[str]) -> int:
     """The exit status, after everything that is to be said was said."""
     try:
-        return int(ngxsync.main(arguments, prog_name="ngxsync", standalone_mode=False) or 0)
+        return called(arguments)
+    except click.exceptions.Exit as asked:
+        return asked.exit_code
     except click.UsageError as error:
-        return told(arguments, UsageError(usage_message(error)))
+        return told(arguments, UsageError(usage_message(error, command_in(arguments))))
     except click.ClickException as error:
         return told(arguments, UsageError(error.format_message()))
     except NgxsyncError as error:
@@ -60,6 +63,14 @@ def status_of(arguments: list[str]) -> int:
         return told(arguments, NgxsyncError(Message(what, "", "what was begun on a peer ends there by itself", hint)))
 
 
+def called(arguments: list[str]) -> int:
+    if COMPLETE in os.environ:
+        ngxsync.main(arguments, prog_name="ngxsync", complete_var=COMPLETE)
+    # not by click's main: it has its own mind about Ctrl-C and closed pipes
+    with ngxsync.make_context("ngxsync", list(arguments)) as context:
+        return int(ngxsync.invoke(context) or 0)
+
+
 class Interrupted(NgxsyncError):
     exit_status = INTERRUPTED
     code = "interrupted"
@@ -68,16 +79,21 @@ class Interrupted(NgxsyncError):
         super().__init__(Message("interrupted", "", "nothing changed"))
 
 
-def usage_message(error: click.UsageError) -> Message:
-    path = error.ctx.command_path if error.ctx else "ngxsync"
+def usage_message(error: click.UsageError, command: str) -> Message:
+    path = f"ngxsync {command}".strip()
     return Message(error.format_message(), path, "nothing changed", f"{path} --help")
+
+
+def command_in(arguments: list[str]) -> str:
+    """The command that was asked for, "" where it is none of ours."""
+    return next((word for word in arguments if word in COMMANDS), "")
 
 
 def told(arguments: list[str], error: NgxsyncError) -> int:
     """Says it, as text on standard error or as JSON on standard output, and gives its exit status."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     if "--json" in options:
-        print_json(json_failure(next((word for word in options if word in COMMANDS), ""), error))
+        print_json(json_failure(command_in(options), error))
     else:
         name = "" if error.message.where else "ngxsync: "
         lines = [*render_problems(getattr(error, "problems", ())), name + render_message(error.message)]
