@@ -77,6 +77,7 @@ def _json_peer(name: str, checks: Sequence[Check]) -> dict[str, Any]:
         "name": name,
         "outcome": _outcome(checks),
         "code": _code(checks),
+        "exit": int(has_failed(checks)),
         "snapshot": "",
         "accepted": "",
         "changes": [],
