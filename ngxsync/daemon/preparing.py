@@ -10,14 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ngxsync.core.config import SyncConfig
 from ngxsync.core.errors import Message, NgxsyncError
 from ngxsync.core.model import PeerResult, RunResult, Snapshot
 from ngxsync.daemon.reports import Tally, log_master, logger
 from ngxsync.daemon.worker import RUN_AGAIN_FROM_S, Task, Worker
-from ngxsync.flow.interfaces import Named, Options, Prepared
+from ngxsync.flow.interfaces import Named, Options, Prepared, Validation
 from ngxsync.flow.pipeline import Pipeline
 from ngxsync.flow.triggers import Backoff, Settle, TriggerQueue
 
@@ -107,6 +107,7 @@ class Preparer:
         self._busy_since: float | None = None
         self._is_stopping = False
         self._ahead: Settled | None = None
+        self._tested = Validation(True)
         self._thread = threading.Thread(target=self._loop, name="prepare", daemon=True)
 
     def start(self) -> None:
@@ -182,16 +183,22 @@ class Preparer:
             self._pipeline.master.warm()
 
     def _work_ahead(self, ahead: Settled) -> Prepared | None:
-        """A prepared run whose workers wait at the gate; None where nothing is to be had yet, which is told of nobody."""
-        batch = make_batch([CHANGE])
-        started = time.time()
-        try:
-            prepared = self._pipeline.prepare(batch.options())
-        except NgxsyncError:
+        """A run whose workers wait at the gate; None where nothing is to be had yet, which is told of nobody.
+
+        The peers scan, stage and rehearse while this host tests: only the gate joins the two.
+        """
+        options, started = make_batch([CHANGE]).options(), time.time()
+        validation: Validation | None = None
+        with suppress(NgxsyncError):  # the run that is made anew says so
+            prepared = self._pipeline.work_ahead(options, self._tested)
+            self._ahead = ahead
+            self._hand_over(prepared, options, started, ahead)
+            validation = self._pipeline.master.validate()
+        if validation is None or not validation.passed:
+            ahead.decide(None)
+            self._ahead = None
             return None
-        self._ahead = ahead
-        self._hand_over(prepared, batch.options(), started, ahead)
-        return prepared
+        return replace(prepared, validation=validation)
 
     def _decide(self, ahead: Settled, prepared: Prepared, batch: Mapping[str, None]) -> bool:
         """Opens the gate where the trees are what was tested ahead."""
@@ -218,6 +225,7 @@ class Preparer:
 
     def _passed(self, prepared: Prepared) -> None:
         self.failure = None
+        self._tested = prepared.validation
         self._retry_at = None
         self._backoff.reset()
         self._learnt(prepared.named)

@@ -70,6 +70,14 @@ class Pipeline:
         snapshot, validation, named = self.validate()
         return Prepared(run, snapshot, validation, named)
 
+    def work_ahead(self, options: Options, tested: Validation) -> Prepared:
+        """Step 2 alone: what peers may compare and stage while `nginx -t` still runs. `tested` is the latest one's verdict.
+
+        The caller tests, scans again, and lets nobody through the gate unless both agree with this.
+        """
+        named = self.master.named()
+        return Prepared(self.memory.new_run_id(self.random_hex()), self.scan(named, full=False), tested, named)
+
     # all steps
 
     def chosen(self, options: Options) -> list[Peer]:
@@ -96,7 +104,9 @@ class Pipeline:
         for peer in self.chosen(options):
             name = peer.config.name
             about = PeerResult(name, result.outcome, result.code, result.exit, message=result.message)
-            self._remember(name, result.run, about, options)
+            # a run that has the lock writes its whole record at its end: this one would be lost, or that one's memory
+            with suppress(NgxsyncError), self.memory.lock(name, 0.0, run=result.run):
+                self._remember(name, result.run, about, options)
         return result
 
     @staticmethod
