@@ -17,6 +17,7 @@ from ngxsync.flow.pipeline import Pipeline
 logger = logging.getLogger("ngxsync.daemon")
 
 SERIOUS = (3, 5, 6, 7, 70)
+VERDICTS = (model.REFUSED, model.UNDONE, model.BROKEN)
 ABOUT_A_SNAPSHOT = (model.REFUSED, model.UNDONE, model.HELD)
 
 
@@ -30,7 +31,9 @@ def is_news(previous: PeerResult | None, result: PeerResult) -> bool:
 
 def _topic(result: PeerResult) -> tuple[object, ...]:
     word = model.IN_SYNC if result.outcome == model.APPLIED else result.outcome
-    return word, result.code, result.exit, result.snapshot if word in ABOUT_A_SNAPSHOT else ""
+    # a refusal or an undo that is only remembered has another code, but nothing happened again
+    code = "" if word in VERDICTS else result.code
+    return word, code, result.exit, result.snapshot if word in ABOUT_A_SNAPSHOT else ""
 
 
 def remembered(result: PeerResult) -> PeerResult:

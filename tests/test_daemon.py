@@ -1,0 +1,418 @@
+"""The daemon on a real pair: what an administrator does on web1 is live, equal and proven on web2; and what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.hosts import Host, wait_until
+from tests.pair import BASE_TREE, ROOT, Daemon, Pair, make_pair, manifest_of, write_tree
+
+QUIET = "check_every = no\nschedule = no"  # only events wake the daemon
+SHOP = "server {\n    listen 80;\n    server_name shop;\n    location / { return 200 'shop 1'; }\n}\n"
+LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+[+-]\d\d:\d\d (debug|info|warning|error): ")
+
+
+@contextmanager
+def synced(pair: Pair, *, sync: str = QUIET, peer: str = "") -> Iterator[Daemon]:
+    """The daemon at work, web2 equal and accepted; on both there is a vhost `shop` and a linked folder more."""
+    for host in (pair.web1, pair.web2):
+        write_tree(host, ROOT, {"conf/vhosts/shop.conf": SHOP, "html/v1/a.html": "v1", "html/v2/a.html": "v2"})
+        link = host.path(f"{ROOT}/html/current")
+        link.symlink_to("v1")
+        os.utime(link, ns=(0, 0), follow_symlinks=False)
+    pair.write_config(sync=sync)
+    first = pair.ngxsync("sync", "--yes")
+    assert first.returncode == 0, first.stdout + first.stderr
+    pair.write_config(sync=sync, peer=peer)
+    with pair.daemon() as daemon:
+        daemon.wait_for("web2 in-sync")
+        yield daemon
+
+
+def answer(host: Host, path: str, name: str) -> tuple[int, str]:
+    try:
+        return host.get(path, name)
+    except OSError as error:
+        return 0, str(error)
+
+
+def wait_for_answer(host: Host, path: str, name: str, expected: tuple[int, str]) -> None:
+    wait_until(lambda: answer(host, path, name) == expected, f"{host.name} answers {path} of {name} with {expected}")
+
+
+def wait_until_equal(pair: Pair) -> None:
+    """Bytes, modes, owners, links, times."""
+    hidden = ("logs", ".ngxsync", ".git")
+    wait_until(
+        lambda: manifest_of(pair.web1, without=hidden) == manifest_of(pair.web2, without=hidden),
+        "web2 equals web1",
+        30.0,
+        0.1,
+    )
+
+
+def write(host: Host, path: str, text: str) -> None:
+    file = host.path(f"{ROOT}/{path}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def lines_with(daemon: Daemon, text: str) -> list[str]:
+    return [line for line in daemon.log().splitlines() if text in line]
+
+
+def last_status(daemon: Daemon) -> str:
+    """What `systemctl status` shows."""
+    return [message for message in daemon.messages() if message.startswith("STATUS=")][-1].removeprefix("STATUS=")
+
+
+def shell(host: Host, command: str) -> None:
+    host.run(["sh", "-ec", f"cd {ROOT}\n{command}"])
+
+
+GIT = "git -c init.defaultBranch=main -c user.name=a -c user.email=a@b"
+BRANCH = f"""
+cd conf && {GIT} init -q && {GIT} add -A && {GIT} commit -qm one && {GIT} checkout -qb two
+sed 's/shop 1/shop 2/' vhosts/shop.conf > /tmp/x && cat /tmp/x > vhosts/shop.conf && {GIT} commit -qam two
+"""
+
+# what is done: the command, what nginx on web2 answers then (path, name, status, body), whether it had to reload
+EDITS: dict[str, tuple[str, tuple[str, str, int, str], bool]] = {
+    "a new vhost": (
+        "printf 'server { listen 80; server_name new; return 200 new; }' > conf/vhosts/new.conf",
+        ("/", "new", 200, "new"),
+        True,
+    ),
+    "a changed vhost": (
+        "sed 's/shop 1/shop 2/' conf/vhosts/shop.conf > /tmp/x && cat /tmp/x > conf/vhosts/shop.conf",
+        ("/", "shop", 200, "shop 2"),
+        True,
+    ),
+    "a deleted vhost": ("rm conf/vhosts/shop.conf", ("/", "shop", 200, "<h1>It works</h1>\n"), True),
+    "a renamed vhost": ("mv conf/vhosts/shop.conf conf/vhosts/store.conf", ("/", "shop", 200, "shop 1"), True),
+    "a chmod": ("chmod 0640 html/v1/a.html && chgrp www-data html/v1/a.html", ("/v1/a.html", "x", 200, "v1"), False),
+    "a retargeted symlink": ("ln -sfn v2 html/current", ("/current/a.html", "x", 200, "v2"), False),
+    "an edit of html only": ("printf new > html/index.html", ("/", "x", 200, "new"), False),
+    "sed -i": ("sed -i 's/shop 1/shop 2/' conf/vhosts/shop.conf", ("/", "shop", 200, "shop 2"), True),
+    "vi": (
+        "vim.tiny -es -u NONE -c '%s/shop 1/shop 2/' -c wq conf/vhosts/shop.conf",
+        ("/", "shop", 200, "shop 2"),
+        True,
+    ),
+    "git checkout of a branch": ("cd conf && git checkout -q main", ("/", "shop", 200, "shop 1"), True),
+    "tar x of 1,000 files": ("tar xf /srv/docs.tar -C html", ("/docs/999.html", "x", 200, "999"), False),
+}
+
+
+# what goes before it
+BEFORE = {
+    "git checkout of a branch": BRANCH,
+    "tar x of 1,000 files": """
+cd /srv && mkdir docs && for n in $(seq 1000); do printf $n > docs/$n.html; done && tar cf docs.tar docs && rm -r docs
+""",
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_is_live_and_equal_and_reloads_only_where_needed(pair: Pair, edit: str) -> None:
+    command, (path, name, status, body), reloads = EDITS[edit]
+    with synced(pair) as daemon:
+        if edit in BEFORE:
+            shell(pair.web1, BEFORE[edit])
+            wait_until_equal(pair)
+        before, already = pair.web2.reload_count(), len(lines_with(daemon, "applied"))
+        shell(pair.web1, command)
+        wait_until_equal(pair)
+        wait_for_answer(pair.web2, path, name, (status, body))
+        wait_until(lambda: len(lines_with(daemon, "applied")) > already, "the run is in the log")
+        assert (pair.web2.reload_count() > before) == reloads
+        words = "reloaded" if reloads else "no reload needed"
+        assert words in lines_with(daemon, "applied")[-1]
+    assert daemon.process.returncode == 0
+    assert all(LINE.match(line) for line in daemon.log().splitlines())
+    assert not lines_with(daemon, "error:")
+
+
+def test_a_broken_edit_is_refused_and_the_next_good_one_goes_through(pair: Pair) -> None:
+    with synced(pair) as daemon:
+        before, mark = manifest_of(pair.web2), pair.web2.nginx_workers()
+        write(pair.web1, "conf/vhosts/shop.conf", SHOP.replace("server_name", "server_nam"))
+        daemon.wait_for("refused")
+        (line,) = lines_with(daemon, "refused")
+        assert "shop.conf:3: unknown directive" in line
+        assert "error: " in line
+        wait_until(lambda: any(m.startswith("STATUS=refused here") for m in daemon.messages()), "systemd is told")
+        assert manifest_of(pair.web2) == before
+        assert pair.web2.nginx_workers() == mark
+        status = pair.ngxsync("status", "--exit-code")
+        assert status.returncode == 3, status.stdout
+        assert "refused" in status.stdout
+        write(pair.web1, "conf/vhosts/shop.conf", SHOP.replace("shop 1", "shop 3"))
+        wait_for_answer(pair.web2, "/", "shop", (200, "shop 3"))
+        wait_until_equal(pair)
+        wait_until(lambda: last_status(daemon) == "in-sync: web2", "systemd is told")
+    assert pair.ngxsync("status", "--exit-code").returncode == 0
+
+
+def test_what_only_the_peer_refuses_is_told_once_and_tried_again(pair: Pair) -> None:
+    pair.web1.path("/srv/only-here.conf").write_text("return 200 'included';\n")
+    with synced(pair, sync="check_every = 1s\nschedule = no") as daemon:
+        before = manifest_of(pair.web2)
+        text = SHOP.replace("return 200 'shop 1';", "include /srv/only-here.conf;")
+        write(pair.web1, "conf/vhosts/shop.conf", text)
+        daemon.wait_for("web2 refused")
+        tried = pair.web2.path("/var/lib/ngxsync/peer/runs")
+        runs = len(list(tried.iterdir()))
+        wait_until(lambda: len(list(tried.iterdir())) >= runs + 2, "it is tried again and again")
+        assert len(lines_with(daemon, "refused")) == 1
+        assert manifest_of(pair.web2) == before
+        pair.web2.path("/srv/only-here.conf").write_text("return 200 'included there';\n")
+        wait_for_answer(pair.web2, "/", "shop", (200, "included there"))
+
+
+def test_a_peer_that_was_away_gets_what_it_missed_once_it_is_back(pair: Pair) -> None:
+    with synced(pair, peer="connect_timeout = 1s") as daemon:
+        pair.web2.vanish_from(pair.web1)
+        write(pair.web1, "html/index.html", "while away")
+        daemon.wait_for("web2 unreachable", 40.0)
+        write(pair.web1, "html/index.html", "while still away")
+        wait_until(lambda: "STATUS=unreachable: web2" in daemon.messages(), "systemd is told")
+        pair.web2.return_to(pair.web1)
+        wait_for_answer(pair.web2, "/", "x", (200, "while still away"))
+        wait_until_equal(pair)
+        daemon.wait_for("web2 applied")
+    assert len(lines_with(daemon, "unreachable")) == 1
+
+
+def test_a_dead_peer_delays_no_other() -> None:
+    pair = make_pair(3)
+    try:
+        pair.write_config(sync=QUIET, peer="connect_timeout = 5s")
+        assert pair.ngxsync("sync", "--yes").returncode == 0
+        with pair.daemon() as daemon:
+            daemon.wait_for("web2 in-sync")
+            daemon.wait_for("web3 in-sync")
+            pair.web2.vanish_from(pair.web1)
+            for text in ("one", "two"):
+                write(pair.web1, "html/index.html", text)
+                wait_for_answer(pair.web3, "/", "x", (200, text))
+                assert not lines_with(daemon, "web2 unreachable")
+            daemon.wait_for("web2 unreachable", 40.0)
+            wait_until(lambda: last_status(daemon) == "unreachable: web2; in-sync: web3", "systemd is told")
+    finally:
+        pair.close()
+
+
+def test_sighup_takes_a_new_configuration(pair: Pair) -> None:
+    with synced(pair) as daemon:
+        pair.write_config(sync=f"{QUIET}\nexclude = /html/private/")
+        daemon.signal(1)
+        daemon.wait_for("configuration taken")
+        wait_until(lambda: daemon.messages().count("READY=1") == 2, "it is ready again")
+        told = daemon.messages()
+        assert told.index("RELOADING=1") < len(told) - told[::-1].index("READY=1")
+        assert any(re.fullmatch(r"MONOTONIC_USEC=\d+", message) for message in told)
+        write(pair.web1, "html/private/secret.html", "mine")
+        write(pair.web1, "html/open.html", "ours")
+        wait_for_answer(pair.web2, "/open.html", "x", (200, "ours"))
+        assert not pair.web2.path(f"{ROOT}/html/private").exists()
+
+
+def test_sighup_keeps_the_old_configuration_where_the_new_one_is_wrong(pair: Pair) -> None:
+    with synced(pair) as daemon:
+        pair.write_config(sync=f"{QUIET}\nsettel = 1s")
+        daemon.signal(1)
+        daemon.wait_for("was not taken")
+        assert "did you mean settle" in lines_with(daemon, "was not taken")[0]
+        wait_until(lambda: daemon.messages().count("READY=1") == 2, "it is ready again")
+        assert "did you mean settle" in last_status(daemon)
+        write(pair.web1, "html/index.html", "as before")
+        wait_for_answer(pair.web2, "/", "x", (200, "as before"))
+
+
+def test_sigterm_waits_for_the_answer_of_a_transaction(pair: Pair) -> None:
+    script = pair.web2.path("/srv/reload")
+    script.write_text("#!/bin/sh\nsleep 2\nkill -HUP $(cat /usr/local/nginx/logs/nginx.pid)\n")
+    script.chmod(0o755)
+    with synced(pair, peer="reload = /srv/reload") as daemon:
+        write(pair.web1, "conf/vhosts/shop.conf", SHOP.replace("shop 1", "shop 2"))
+        journal = pair.web2.path("/var/lib/ngxsync/peer/journal")
+        wait_until(journal.exists, "the transaction has begun")
+        daemon.stop()
+        assert daemon.process.returncode == 0
+        assert answer(pair.web2, "/", "shop") == (200, "shop 2")
+        assert not journal.exists()
+        applied, stopped = lines_with(daemon, "web2 applied"), lines_with(daemon, "stopped")
+        assert applied
+        assert daemon.log().index(applied[0]) < daemon.log().index(stopped[0])
+    assert "applied" in pair.ngxsync("history").stdout
+
+
+def test_sigterm_gives_up_what_has_not_begun(pair: Pair) -> None:
+    with synced(pair, sync=f"{QUIET}\nsettle = 4s") as daemon:
+        before = manifest_of(pair.web2)
+        write(pair.web1, "html/index.html", "too late")
+        run_folder = pair.web2.path(f"{ROOT}/.ngxsync")
+        wait_until(lambda: list(run_folder.glob("*/stage/html/index.html")), "the run works ahead")
+        daemon.stop(3.0)
+        assert daemon.process.returncode == 0
+        assert manifest_of(pair.web2) == before
+        assert not lines_with(daemon, "error:")
+    assert pair.ngxsync("status", "--exit-code").returncode == 0
+
+
+def test_an_edit_without_an_event_is_found_by_check_every(pair: Pair) -> None:
+    """Here a write through a hard link from outside the tree; what lies in one file system has to be below the root."""
+    with synced(pair, sync="check_every = 1s\nschedule = no\nexclude = /outside/") as daemon:
+        pair.web1.run(["sh", "-c", f"cd {ROOT} && mkdir outside && ln html/index.html outside/index.html"])
+        write(pair.web1, "outside/index.html", "found")
+        wait_for_answer(pair.web2, "/", "x", (200, "found"))
+        daemon.wait_for(", check]")
+
+
+def test_an_edit_is_found_without_a_watcher(pair: Pair) -> None:
+    with synced(pair, sync="on_change = no\ncheck_every = 1s\nschedule = no") as daemon:
+        write(pair.web1, "html/index.html", "found")
+        wait_for_answer(pair.web2, "/", "x", (200, "found"))
+        daemon.wait_for(", check]")
+
+
+def test_a_replaced_tree_is_watched_again(pair: Pair) -> None:
+    for host in (pair.web1, pair.web2):
+        write_tree(host, "/srv/site", {"page.html": "one"})
+    with synced(pair, sync=f"{QUIET}\ntrees = {ROOT}\n  /srv/site") as daemon:
+        pair.web1.run(["sh", "-c", "cd /srv && mv site old && cp -a old site && echo two > site/page.html"])
+        daemon.wait_for("watching the trees anew")
+        daemon.wait_for("web2 held (replaced-root)")
+        page = pair.web2.path("/srv/site/page.html")
+        assert page.read_text() == "one"
+        assert pair.ngxsync("sync", "--force", "replaced-root").returncode == 0
+        assert page.read_text() == "two\n"
+        pair.web1.path("/srv/site/page.html").write_text("three")
+        wait_until(lambda: page.read_text() == "three", "an edit in the new tree is there")
+
+
+def test_the_watchdog_is_fed_only_while_the_watcher_is_alive(pair: Pair) -> None:
+    for host in (pair.web1, pair.web2):
+        write_tree(host, "/srv/site", {"page.html": "one"})
+    pair.write_config(sync=f"{QUIET}\ntrees = {ROOT}\n  /srv/site")
+    assert pair.ngxsync("sync", "--yes").returncode == 0
+    argv = ["env", "WATCHDOG_USEC=400000", sys.executable, "-m", "ngxsync", "run"]
+    with pair.service(argv) as daemon:
+        daemon.wait_for("web2 in-sync")
+        fed = daemon.messages().count("WATCHDOG=1")
+        wait_until(lambda: daemon.messages().count("WATCHDOG=1") >= fed + 3, "the watchdog is fed")
+        pid = str(pair.web1.pid_inside(daemon.process))
+        pair.web1.run(["prlimit", "--pid", pid, "--nofile=3:"])
+        pair.web1.run(["sh", "-c", "cd /srv && mv site old && cp -a old site"])
+        daemon.wait_for("Too many open files")
+        pair.web1.run(["prlimit", "--pid", pid, "--nofile=1024:"])
+        fed = daemon.messages().count("WATCHDOG=1")
+        # the schedule goes on without a watcher, and so do persons
+        pair.web1.path("/srv/site/page.html").write_text("two")
+        assert pair.ngxsync("sync", "--force", "replaced-root").returncode == 0
+        daemon.signal(1)
+        wait_until(lambda: daemon.messages().count("WATCHDOG=1") > fed, "a new watcher feeds it again")
+        told = daemon.messages()
+        again = len(told) - told[::-1].index("RELOADING=1")
+        assert told[:again].count("WATCHDOG=1") == fed
+
+
+def test_a_second_daemon_does_not_start(pair: Pair) -> None:
+    with synced(pair) as daemon:
+        second = pair.ngxsync("run")
+        assert second.returncode == 9
+        assert f"another daemon is at work: process {pair.web1.pid_inside(daemon.process)}, since 20" in second.stderr
+    with pair.daemon() as daemon:
+        daemon.wait_for("web2 in-sync")
+
+
+def test_a_pause_ends_by_itself_and_a_run_follows(pair: Pair) -> None:
+    with synced(pair) as daemon:
+        assert pair.ngxsync("pause", "--for", "3s", "new disk").returncode == 0
+        write(pair.web1, "html/index.html", "after the pause")
+        daemon.wait_for("web2 paused")
+        assert answer(pair.web2, "/", "x") == (200, BASE_TREE["html/index.html"])
+        wait_for_answer(pair.web2, "/", "x", (200, "after the pause"))
+        daemon.wait_for(", resume]")
+
+
+def test_a_first_contact_is_held_and_the_daemon_goes_on(pair: Pair) -> None:
+    pair.write_config(sync="check_every = 1s\nschedule = no")
+    write(pair.web2, "html/theirs.html", "whose is it")
+    before = manifest_of(pair.web2)
+    with pair.daemon() as daemon:
+        daemon.wait_for("web2 awaiting-first-sync")
+        write(pair.web1, "html/index.html", "one")
+        assert manifest_of(pair.web2) == before
+        assert pair.ngxsync("sync", "--yes").returncode == 0
+        daemon.wait_for("web2 in-sync")
+        assert len(lines_with(daemon, "awaiting-first-sync")) == 1
+        write(pair.web1, "html/index.html", "two")
+        wait_for_answer(pair.web2, "/", "x", (200, "two"))
+
+
+def test_what_was_undone_is_not_tried_again_at_every_check(pair: Pair) -> None:
+    with synced(pair, sync="check_every = 1s\nschedule = no", peer="prove_timeout = 2s") as daemon:
+        before, busy = manifest_of(pair.web2), pair.web2.socket()
+        with busy:
+            busy.bind(("0.0.0.0", 8080))
+            busy.listen()
+            write(pair.web1, "conf/vhosts/shop.conf", SHOP.replace("listen 80;", "listen 80; listen 8080;"))
+            daemon.wait_for("web2 undone", 40.0)
+            assert manifest_of(pair.web2) == before
+            reloads, looked = pair.web2.reload_count(), scans(pair)
+            wait_until(lambda: scans(pair) >= looked + 2, "two checks more")
+            assert pair.web2.reload_count() == reloads
+            assert len(lines_with(daemon, "undone")) == 1
+        write(pair.web1, "conf/vhosts/shop.conf", SHOP.replace("shop 1", "shop 2"))
+        wait_for_answer(pair.web2, "/", "shop", (200, "shop 2"))
+
+
+def scans(pair: Pair) -> int:
+    """How many runs the daemon has begun."""
+    return int(pair.web1.path("/var/lib/ngxsync/master/sequence").read_text())
+
+
+def test_after_a_failed_undo_nothing_happens_until_a_person_syncs(pair: Pair) -> None:
+    script = pair.web2.path("/srv/reload")
+    script.write_text("#!/bin/sh\npkill -KILL nginx\n")
+    script.chmod(0o755)
+    sync = "check_every = 1s\nschedule = no"
+    with synced(pair, sync=sync, peer="prove_timeout = 2s\nreload = /srv/reload") as daemon:
+        write(pair.web1, "conf/vhosts/shop.conf", SHOP.replace("shop 1", "shop 2"))
+        daemon.wait_for("web2 broken", 40.0)
+        journal = pair.web2.path("/var/lib/ngxsync/peer/journal")
+        looked = scans(pair)
+        wait_until(lambda: scans(pair) >= looked + 2, "two checks more")
+        assert journal.exists()
+        assert len(lines_with(daemon, "broken")) == 1
+        assert pair.ngxsync("status", "--exit-code").returncode == 7
+        script.write_text("#!/bin/sh\nkill -HUP $(cat /usr/local/nginx/logs/nginx.pid)\n")
+        pair.web2.start_nginx()
+        result = pair.ngxsync("sync")
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert not journal.exists()
+        wait_for_answer(pair.web2, "/", "shop", (200, "shop 2"))
+
+
+def test_names_cannot_forge_a_line_of_the_log(pair: Pair) -> None:
+    with synced(pair) as daemon:
+        write(pair.web1, "conf/vhosts/a\n<3>2026-01-01 all is lost \x1b[31m.conf", "nonsense;\n")
+        daemon.wait_for("refused")
+        assert all(LINE.match(line) for line in daemon.log().splitlines())
+        assert "\x1b" not in daemon.log()
+
+
+def test_the_daemon_takes_little_while_idle(pair: Pair) -> None:
+    with synced(pair) as daemon:
+        status = Path(f"/proc/{daemon.host.pid}/root/proc/{pair.web1.pid_inside(daemon.process)}/status").read_text()
+        (resident,) = re.findall(r"VmRSS:\s+(\d+) kB", status)
+        assert int(resident) < 80 * 1024
