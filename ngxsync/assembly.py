@@ -10,9 +10,10 @@ from typing import Any
 
 from ngxsync.agent.directives import loads, self_excludes
 from ngxsync.core.config import Config, PeerConfig
-from ngxsync.core.errors import NgxsyncError
+from ngxsync.core.errors import NgxsyncError, StateError
 from ngxsync.core.excludes import literal_pattern
 from ngxsync.core.ssh import LinkSettings
+from ngxsync.core.wording import disk_message
 from ngxsync.edges.addresses import others
 from ngxsync.edges.bundle import Bundle
 from ngxsync.edges.local import LocalHost, problems_from
@@ -22,6 +23,7 @@ from ngxsync.flow.pipeline import Pipeline
 from ngxsync.flow.requests import nginx_settings
 
 RUNTIME = Path("/run/ngxsync")
+CONF_CACHE = "conf-cache.json"
 
 
 class MasterHost:
@@ -54,8 +56,11 @@ class MasterHost:
         from ngxsync.edges.nginxconf import ConfReader
 
         if self._reader is None:
-            self._reader = ConfReader(self.local.state_dir / "master" / "conf-cache.json")
-        files = self._reader.named_files(*self.places())
+            self._reader = ConfReader(self.local.state_dir / "master" / CONF_CACHE)
+        try:
+            files = self._reader.named_files(*self.places())
+        except OSError as error:
+            raise StateError(disk_message(self.local.state_dir / "master" / CONF_CACHE, "write", error)) from error
         own = {
             tree: tuple(literal_pattern(path) for path in paths)
             for tree, paths in self_excludes(files, self.config.sync.trees).items()

@@ -263,6 +263,33 @@ def test_9_another_run_has_the_lock(pair: Pair) -> None:
         assert terminal.end() == 8
 
 
+def test_a_run_that_fails_here_leaves_the_memory_to_the_run_that_has_the_lock(pair: Pair) -> None:
+    write(pair.web2, "html/theirs.html", "old\n")
+    with Terminal(pair, "sync") as terminal:
+        terminal.wait_for("[y/N]: ")
+        good = pair.web1.path(f"{ROOT}/conf/nginx.conf").read_text()
+        write(pair.web1, "conf/nginx.conf", "broken\n")
+        said(pair.ngxsync("sync"), 3)
+        assert "-> web2: unknown\n" in pair.ngxsync("status").stdout
+        write(pair.web1, "conf/nginx.conf", good)
+        terminal.type("n\n")
+        assert terminal.end() == 8
+    assert "-> web2: awaiting-first-sync since " in pair.ngxsync("status").stdout
+
+
+def test_a_full_disk_is_told_and_no_bug(pair: Pair) -> None:
+    first_sync(pair)
+    pair.web1.run(["mount", "-t", "tmpfs", "-o", "size=4k,mode=700", "none", "/var/lib/ngxsync/master"])
+    try:
+        pair.web1.run(["sh", "-c", "dd if=/dev/zero of=/var/lib/ngxsync/master/fill bs=4k count=9 2>&1 || true"])
+        for command in ("sync", "diff"):
+            text = said(pair.ngxsync(command), 2)
+            assert "the disk is full" in text
+            assert "next: make room there" in text
+    finally:
+        pair.web1.run(["umount", "/var/lib/ngxsync/master"])
+
+
 def test_130_ctrl_c_before_anything_changed(pair: Pair) -> None:
     write(pair.web2, "html/theirs.html", "old\n")
     before = manifest_of(pair.web2)
