@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -197,8 +198,6 @@ def test_a_tree_that_cannot_be_read_whole(pair: Pair) -> None:
 
 
 def _program(*arguments: str) -> list[str]:
-    import sys
-
     return [sys.executable, "-m", "ngxsync", *arguments]
 
 
@@ -298,6 +297,18 @@ def test_after_a_sync_it_says_what_was_accepted(pair: Pair) -> None:
     status, checks = checks_of(pair)
     assert status == 0
     assert " from web1, proven" in checks["web2", "accepted"].what
+
+
+def test_the_old_line_that_still_runs(pair: Pair) -> None:
+    file = pair.web1.path("/etc/cron.d/pair-test")
+    file.write_text(f"0 3 * * * root rsync -a {ROOT} 192.0.2.2:/usr/local\n0 4 * * * root rsync -a /home nas:/\n")
+    try:
+        status, checks = checks_of(pair)
+    finally:
+        file.unlink()
+    assert (status, checks["web1", "crontab"].state) == (0, WARNING)
+    assert checks["web1", "crontab"].what == f"rsync still runs: 0 3 * * * root rsync -a {ROOT} 192.0.2.2:/usr/local"
+    assert "/etc/cron.d/pair-test" in checks["web1", "crontab"].hint
 
 
 # what a pair of hosts on one machine cannot be: judged from facts

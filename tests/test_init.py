@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,8 +49,6 @@ def next_command(output: str) -> str:
 
 def in_shell(pair: Pair, command: str) -> subprocess.CompletedProcess[str]:
     """A command that init told, as a person would run it who has compared the fingerprint and says yes."""
-    import sys
-
     agreed = command.replace("-o HashKnownHosts=no", "-o HashKnownHosts=no -o StrictHostKeyChecking=accept-new")
     script = f'ngxsync() {{ {sys.executable} -m ngxsync "$@"; }}; {agreed}'
     return pair.web1.run(["sh", "-c", script], check=False, env={"PYTHONPATH": str(Path(__file__).parent.parent)})
@@ -258,7 +257,9 @@ def test_a_peer_that_takes_no_key_gets_a_new_one_shown(cron_pair: Pair) -> None:
     pair.web2.path("/root/.ssh/authorized_keys").write_text("")
     done = pair.ngxsync("init", "--from-crontab", LINE)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "/root/.ssh/id_ed25519: not taken by root@192.0.2.2:22" in done.stdout
+    assert "  /root/.ssh/id_ed25519 is no use: the peer does not let it in\n" in done.stdout
+    fingerprint = pair.web2.run(["ssh-keygen", "-lf", "/etc/ssh/test_host_key.pub"]).stdout.split()[1]
+    assert f"now pinned for ngxsync: {fingerprint} (ED25519)\n" in done.stdout
     public = pair.web1.path("/etc/ngxsync/id_ed25519.pub").read_text().strip()
     assert f"  {public}\n" in done.stdout
     assert stat.S_IMODE(pair.web1.path("/etc/ngxsync/id_ed25519").stat().st_mode) == 0o600
@@ -272,6 +273,35 @@ def test_a_peer_that_takes_no_key_gets_a_new_one_shown(cron_pair: Pair) -> None:
     again = pair.ngxsync("init", "--replace", "--from-crontab", LINE)
     assert again.returncode == 0
     assert pair.web1.path("/etc/ngxsync/id_ed25519.pub").read_text().strip() == public
+
+
+def test_a_key_with_a_passphrase_is_passed_over(cron_pair: Pair) -> None:
+    cron_pair.web1.run(["ssh-keygen", "-q", "-p", "-N", "secret", "-f", "/root/.ssh/id_ed25519"])
+    done = cron_pair.ngxsync("init", "--from-crontab", LINE)
+    assert done.returncode == 1
+    assert "  /root/.ssh/id_ed25519 is no use: it has a passphrase, which nobody is there to type\n" in done.stdout
+
+
+def test_a_jump_host_is_kept_and_its_key_pinned(cron_pair: Pair) -> None:
+    pair = cron_pair
+    known = pair.web1.path("/root/.ssh/known_hosts")
+    line = LINE.replace("rsync -avzP", "rsync -avzP -e 'ssh -J root@web2'").replace("192.0.2.2:", "127.0.0.1:")
+    known.write_text(f"{known.read_text()}127.0.0.1 {known.read_text().partition(' ')[2]}")
+    done = pair.ngxsync("init", "--from-crontab", line)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (peer,) = written(pair).peers
+    assert (peer.name, peer.host, peer.jump) == ("web2", "127.0.0.1", "root@web2:22")
+    names = [line.split()[0] for line in pair.web1.path("/etc/ngxsync/known_hosts").read_text().splitlines()]
+    assert names == ["127.0.0.1", "web2"]
+
+
+def test_a_user_that_may_not_write_there(cron_pair: Pair) -> None:
+    argv = ["setpriv", "--reuid=www-data", "--regid=www-data", "--clear-groups", sys.executable, "-m", "ngxsync"]
+    environment = {"PYTHONPATH": str(Path(__file__).parent.parent), "HOME": "/tmp", "USER": "www-data"}
+    done = cron_pair.web1.run([*argv, "init", "--from-crontab", LINE], check=False, env=environment)
+    assert done.returncode in (2, 4), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "permission denied" in done.stderr
 
 
 def test_a_host_key_that_nobody_knows_is_shown_and_pinned_by_a_person(cron_pair: Pair) -> None:

@@ -8,13 +8,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ngxsync.core.errors import ConfigError, Message, PeerUnreachable
+from ngxsync.core.errors import ConfigError, Message, PeerUnreachable, StateError
 from ngxsync.core.ssh import LinkSettings, parse_jump
+from ngxsync.core.wording import disk_message
 from ngxsync.edges import keys
 from ngxsync.edges.bundle import Bundle
 
 # a key that the peer does not take, or that cannot be used without a person: another may do
-NEXT_KEY = ("auth", "identity", "identity-open", "identity-locked")
+NEXT_KEY = {
+    "auth": "the peer does not let it in",
+    "identity": "it cannot be used",
+    "identity-open": "others can read it, and ssh then refuses it",
+    "identity-locked": "it has a passphrase, which nobody is there to type",
+}
 WORKS, UNPINNED, NO_KEY = "works", "unpinned", "no-key"
 
 
@@ -35,14 +41,15 @@ class Access:
     """`settings` name the key and our file of host keys; `known` are its lines for this peer, to be pinned.
 
     `state`: works; unpinned, where no host key is known; no-key, where the peer takes no key of this host.
-    `shown` are fingerprints of what the host shows now, `tried` the keys that it did not take, `reached` its own name.
+    `shown` are fingerprints of the host's keys: the known ones, or what it shows now where none is known. `tried` are
+    other keys, each with why it was no use; `reached` is the host's own name.
     """
 
     state: str
     settings: LinkSettings
     known: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
-    tried: tuple[str, ...] = ()
+    tried: tuple[tuple[str, str], ...] = ()
     reached: str = ""
     public_key: str = ""
     is_new_key: bool = False
@@ -113,18 +120,19 @@ def _try_keys(
 ) -> Access:
     trial = runtime / "known_hosts"
     trial.write_text("".join(f"{line}\n" for line in known))
-    tried: list[str] = []
+    tried: list[tuple[str, str]] = []
+    shown = tuple(keys.fingerprints("\n".join(line.partition(" ")[2] for line in known)))
     for identity in candidates:
         try:
             reached = _log_in(replace(settings, identity=identity, known_hosts=trial), runtime)
         except PeerUnreachable as error:
             if error.code in NEXT_KEY:
-                tried.append(str(identity))
+                tried.append((str(identity), NEXT_KEY[error.code]))
                 continue
             raise _of_real_files(error, settings, trial, files) from error
-        return Access(WORKS, replace(settings, identity=identity), known, tried=tuple(tried), reached=reached)
-    trial_key = _own_key(settings.identity)
-    return Access(NO_KEY, settings, known, tried=tuple(tried), public_key=trial_key[0], is_new_key=trial_key[1])
+        return Access(WORKS, replace(settings, identity=identity), known, shown, tuple(tried), reached)
+    public_key, is_new = _own_key(settings.identity)
+    return Access(NO_KEY, settings, known, shown, tuple(tried), public_key=public_key, is_new_key=is_new)
 
 
 def _log_in(settings: LinkSettings, runtime: Path) -> str:
@@ -170,7 +178,10 @@ def _own_key(path: Path) -> tuple[str, bool]:
     """(line for authorized_keys, whether the key was made now)."""
     if path.is_file():
         return keys.public_line(path), False
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(disk_message(path.parent, "create", error)) from error
     return keys.make_key(path, f"ngxsync@{socket.gethostname()}"), True
 
 

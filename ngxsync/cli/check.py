@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ngxsync.agent.manifest import is_below
 from ngxsync.cli.group import command
 from ngxsync.cli.options import config_option, json_option, peer_option, print_json, raise_if_unknown_peers
-from ngxsync.core.checkup import Check, has_failed, json_checks, render_checks, render_summary
+from ngxsync.core.checkup import WARNING, Check, has_failed, json_checks, render_checks, render_summary
+from ngxsync.core.errors import ConfigError
 from ngxsync.edges.configfile import read_config
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def check(config: Path, peers: tuple[str, ...], as_json: bool) -> int:
     raise_if_unknown_peers(peers, settings)
     with Assembly(settings) as assembly:
         names = [name for name in assembly.peers if not peers or name in peers]
-        checks = run_checks(assembly, names)
+        checks = [*run_checks(assembly, names), *old_lines(assembly, names)]
     if as_json:
         print_json(json_checks(checks, names))
     else:
@@ -56,3 +58,23 @@ def run_checks(assembly: Assembly, names: Sequence[str]) -> list[Check]:
         record = assembly.state.load_peer(name)
         checks += check_peer(assembly.config, CheckedPeer(peer, peer.link, record, key.problem), view)
     return checks
+
+
+def old_lines(assembly: Assembly, names: Sequence[str]) -> list[Check]:
+    """Lines of crontabs here that still copy these trees to one of these peers, untested and past everybody's gate."""
+    from ngxsync.core.crontab import find_rsync_lines, parse_crontab_line
+    from ngxsync.edges.crontabs import read_crontabs
+
+    trees = assembly.config.sync.trees
+    hosts = {text for name in names for text in (name, assembly.peers[name].config.host)}
+    found = []
+    for crontab in read_crontabs():
+        for line in find_rsync_lines(crontab.text):
+            try:
+                job = parse_crontab_line(line, user=crontab.user)
+            except ConfigError:
+                continue  # what it does is not known to be ours
+            if job.host in hosts and any(is_below(a, b) or is_below(b, a) for a in trees for b in job.trees):
+                hint = f"take it out of {crontab.place}: it copies what nobody has tested"
+                found.append(Check(assembly.master.name, "crontab", WARNING, f"rsync still runs: {line}", hint))
+    return found

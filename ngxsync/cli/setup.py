@@ -17,8 +17,9 @@ from ngxsync.cli.order import Order
 from ngxsync.core.checkup import Check, has_failed
 from ngxsync.core.config import Config, load_config
 from ngxsync.core.draft import NOTHING, Draft, DraftPeer, render_draft
-from ngxsync.core.errors import ConfigError, Message, NgxsyncError
+from ngxsync.core.errors import ConfigError, Message, NgxsyncError, StateError
 from ngxsync.core.outside import trees_for
+from ngxsync.core.wording import disk_message
 from ngxsync.edges.configfile import write_private
 from ngxsync.flow.interfaces import Options
 
@@ -53,7 +54,11 @@ class Found:
 
 def raise_if_there(config: Path, replaces: bool) -> None:
     """An administrator's configuration is not overwritten unseen."""
-    if config.exists() and not replaces:
+    try:
+        is_there = config.exists()
+    except OSError as error:
+        raise StateError(disk_message(config, "read", error)) from error
+    if is_there and not replaces:
         hint = f"look at it; `--replace` writes a new one and keeps it as {config.name}.old"
         raise ConfigError(Message("there is a configuration already", str(config), NOTHING, hint))
 
@@ -149,10 +154,13 @@ def _difference(assembly: Assembly, name: str) -> Difference:
 
 def write(found: Found, file: Path) -> None:
     """config.ini, an old one kept beside it, and the host keys that were known already, each for exactly its peer."""
-    if file.exists():
-        write_private(file.with_name(f"{file.name}.old"), file.read_text("utf-8", "surrogateescape"))
     known = file.parent / "known_hosts"
-    old = known.read_text("utf-8").splitlines() if known.exists() else []
+    try:
+        if file.exists():
+            write_private(file.with_name(f"{file.name}.old"), file.read_text("utf-8", "surrogateescape"))
+        old = known.read_text("utf-8").splitlines() if known.exists() else []
+    except OSError as error:
+        raise StateError(disk_message(Path(str(error.filename)), "read", error)) from error
     new = [line for access in found.accesses for line in access.known if line not in old]
     if new:
         write_private(known, "".join(f"{line}\n" for line in [*old, *dict.fromkeys(new)]))

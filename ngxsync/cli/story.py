@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ngxsync.cli.access import WORKS, Access, command_for
+from ngxsync.cli.access import UNPINNED, WORKS, Access, command_for
 from ngxsync.cli.setup import Difference, Found
 from ngxsync.core.checkup import render_checks, render_summary
 from ngxsync.core.draft import DraftPeer
@@ -65,14 +65,16 @@ def _paths(count: int, kind: str = "") -> str:
 def _access(peer: DraftPeer, access: Access) -> Iterator[str]:
     own = access.settings
     yield f"Access to {peer.name}:"
-    for key in access.tried:
-        yield f"  {key}: not taken by {own.where}, or not usable without a person"
-    if access.state == WORKS:
-        yield f"  {own.identity} logs in as {own.where}, and the host key is the one that root's ssh knows"
-        return
-    if access.shown:
-        yield f"  its host key is not known here; what it shows now has the fingerprint {' or '.join(access.shown)}"
+    yield from (f"  {key} is no use: {why}" for key, why in access.tried)
+    fingerprint = " or ".join(access.shown)
+    if access.state == UNPINNED:
+        yield f"  its host key is not known here; what it shows now has the fingerprint {fingerprint or '(not to be learnt)'}"
         yield f"  compare that on {peer.host}: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
+    else:
+        yield f"  its host key is known to ssh here, and now pinned for ngxsync: {fingerprint}"
+    if access.state == WORKS:
+        yield f"  {own.identity} logs in as {own.where}"
+        return
     if access.public_key:
         made = "a new key was made" if access.is_new_key else "ngxsync has a key"
         yield f"  {made}: {own.identity}; this line belongs into the authorized_keys of {own.user} there:"
