@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,3 +173,173 @@ def test_sigkill_at_each_step_leaves_old_or_new(killer: Killer) -> None:
     killer.put(killer.other())  # the next run heals what is left
     assert left_behind(killer.host) == []
     assert manifest_of(killer.host) in (killer.old, killer.new)
+
+
+def crashed(killer: Killer, call: str, number: int) -> dict[str, Any]:
+    """The request of a run that was killed with its journal open."""
+    request = killer.agent.plan(killer.other())
+    killer.strace(request, "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}")
+    assert killer.host.path(f"{STATE}/peer/journal").exists()
+    return request
+
+
+# the order on disk
+
+STEPS = (
+    (rf"syncfs\(\d+<.*{ROOT}", "prepared"),
+    (rf"syncfs\(\d+<.*{STATE}", "kept"),
+    (rf"fsync\(\d+<.*{STATE}/peer/journal", "journal"),
+    (rf'rename\(.*"{STATE}/peer/journal"', "named"),
+    (rf"fsync\(\d+<.*{STATE}/peer>", "folder"),
+    (r"renameat2\(", "exchange"),
+    (r"kill\(\d+, SIGHUP", "signal"),
+    (rf"fsync\(\d+<.*{STATE}/peer/manifests/[^>/]*tmp>", "manifest"),
+    (rf"fsync\(\d+<.*{STATE}/peer/accepted", "accepted"),
+    (rf'rename\(.*"{STATE}/peer/accepted.json"', "renamed"),
+    (rf"fsync\(\d+<.*{STATE}/peer/runs/[^>/]*test.json.*tmp>", "answer"),
+    (rf'unlink\("{STATE}/peer/journal"', "ended"),
+)
+
+
+def steps_of(lines: list[str]) -> list[str]:
+    """The steps, each run of equal ones told once."""
+    found = [name for line in lines for pattern, name in STEPS if re.match(pattern, line)]
+    return [name for place, name in enumerate(found) if place == 0 or found[place - 1] != name]
+
+
+def test_the_order_on_disk(killer: Killer) -> None:
+    """TRANSACTION, order on disk: what a power cut finds is always one of its steps."""
+    log = "/tmp/strace.log"
+    trace = ["-y", "-o", log, "-e", "trace=renameat2,rename,fsync,syncfs,kill,unlink"]
+    done = killer.strace(killer.agent.plan(killer.other()), *trace)
+    killer.learn(json.loads(done.stdout))
+    lines = re.findall(r"^(\d+) +(.*)$", killer.host.path(log).read_text(), re.MULTILINE)
+    main = next(pid for pid, line in lines if line.startswith("renameat2"))
+    assert steps_of([line for pid, line in lines if pid == main]) == [
+        *("kept", "prepared", "journal", "named", "folder", "exchange", "prepared"),
+        *(
+            "journal",
+            "signal",
+            "manifest",
+            "accepted",
+            "renamed",
+            "folder",
+            "kept",
+            "folder",
+            "answer",
+            "ended",
+            "folder",
+        ),
+    ]
+
+
+def test_an_undo_is_on_disk_before_its_journal_ends(killer: Killer) -> None:
+    crashed(killer, "renameat2", 5)
+    log = "/tmp/strace.log"
+    trace = ["strace", "-f", "-qq", "-y", "-o", log, "-e", "trace=renameat2,rename,fsync,syncfs,kill,unlink", "--"]
+    killer.host.run([*trace, *agent_argv("recover")], input=json.dumps(killer.agent.request()))
+    lines = re.findall(r"^\d+ +(.*)$", killer.host.path(log).read_text(), re.MULTILINE)
+    assert steps_of(lines) == ["exchange", "prepared", "folder", "answer", "ended", "folder"]
+
+
+# what recovery finds
+
+
+def test_an_edit_between_crash_and_recovery_is_kept_and_the_old_put_back(killer: Killer) -> None:
+    before = manifest_of(killer.host)
+    crashed(killer, "kill", 1)  # all is exchanged, nothing signalled
+    assert manifest_of(killer.host) != before
+    edits = {
+        "html/index.html": b"edited after the crash\n",
+        "html/emptied": b"a file where a directory is to come back\n",
+    }
+    new = killer.current is OLD
+    live = {name: killer.host.path(f"{ROOT}/{name}") for name in edits}
+    for name, content in edits.items():
+        if live[name].is_dir():
+            live[name].rmdir()
+        live[name].write_bytes(content)
+    made = killer.host.path(f"{ROOT}/html/mode.html")
+    made.unlink()
+    made.mkdir()
+    (made / "inside").write_text("a directory where a file was\n")
+    answer = killer.agent.call("recover")
+    assert (answer["ok"], answer["result"]) == (True, "undone"), answer
+    expected = {f"{ROOT}/html/index.html", f"{ROOT}/html/mode.html"}
+    assert expected <= set(answer["edited"]), (answer, new)
+    top = killer.host.path(f"{STATE}/peer/blobs")
+    kept = {Path(folder, name).read_bytes() for folder, _, names in os.walk(top) for name in names}
+    assert edits["html/index.html"] in kept
+    assert left_behind(killer.host) == []
+
+
+def test_a_recovery_that_is_killed_is_done_again(killer: Killer) -> None:
+    """At each of its own exchanges, with an edit in its way."""
+    before = manifest_of(killer.host)
+    for number in range(1, 12):
+        request = crashed(killer, "kill", 1)
+        page = killer.host.path(f"{ROOT}/html/index.html")
+        edit = f"edit {number}\n"
+        page.with_name("saved").write_text(edit)
+        page.with_name("saved").rename(page)
+        argv = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2", "-e"]
+        killed = [*argv, f"inject=renameat2:signal=KILL:when={number}", "--", *agent_argv("recover")]
+        killer.host.run(killed, input=json.dumps(killer.agent.request()), check=False)
+        answer = killer.agent.call("recover")
+        assert answer["ok"], (number, answer)
+        assert manifest_of(killer.host) == before, (number, difference(before, manifest_of(killer.host)))
+        kept = killer.host.run(["grep", "-rl", f"^{edit.strip()}$", f"{STATE}/peer/blobs"], check=False).stdout
+        assert kept, (number, "the edit is lost")
+        assert killer.agent.call("show", run=request["run"])["answer"]["outcome"] == "undone"
+
+
+def test_a_torn_last_line_was_never_promised(killer: Killer) -> None:
+    before = manifest_of(killer.host)
+    crashed(killer, "renameat2", 4)
+    with killer.host.path(f"{STATE}/peer/journal").open("a") as journal:
+        journal.write('{"phase": "sig')
+    assert killer.agent.call("recover")["result"] == "undone"
+    assert manifest_of(killer.host) == before
+
+
+def test_a_damaged_journal_is_broken_and_said(killer: Killer) -> None:
+    crashed(killer, "renameat2", 4)
+    between = manifest_of(killer.host)
+    journal = killer.host.path(f"{STATE}/peer/journal")
+    text = journal.read_text()
+    journal.write_text("damaged" + text)
+    for verb, request in (("recover", {}), ("stage", {"run": "x", "trees": [ROOT]})):
+        answer = killer.agent.call(verb, **request)
+        assert (answer["ok"], answer["code"]) == (False, "broken"), (verb, answer)
+        assert f"{STATE}/peer/journal" in answer["message"]["what"]
+        assert "half old, half new" in answer["message"]["state"]
+    assert killer.agent.scan()["journal"] == {"run": "", "phase": "damaged", "since": None}
+    assert manifest_of(killer.host) == between
+    journal.write_text(text)
+    assert killer.agent.call("recover")["result"] == "undone"
+
+
+def test_what_cannot_be_put_back_is_broken_until_it_can(killer: Killer) -> None:
+    before = manifest_of(killer.host)
+    crashed(killer, "kill", 1)
+    folder = killer.host.path(f"{ROOT}/conf/vhosts")
+    folder.rename(folder.with_name("away"))
+    request = {**killer.agent.request(), "run": "later"}
+    for _ in range(2):
+        answer = killer.agent.call("recover")
+        assert (answer["ok"], answer["outcome"], answer["code"]) == (False, "broken", "broken")
+        assert f"could not put back: {ROOT}/conf/vhosts/" in answer["message"]["what"]
+    assert killer.agent.call("stage", run=request["run"], trees=[ROOT])["code"] == "broken"
+    folder.with_name("away").rename(folder)
+    assert killer.agent.call("recover")["result"] == "undone"
+    assert manifest_of(killer.host) == before
+
+
+def test_where_nginx_does_not_run_recovery_only_puts_back(killer: Killer) -> None:
+    """As at boot: before nginx is started."""
+    before = manifest_of(killer.host)
+    crashed(killer, "kill", 1)
+    killer.host.stop_nginx()
+    answer = killer.agent.call("recover")
+    assert (answer["ok"], answer["result"]) == (True, "undone")
+    assert manifest_of(killer.host) == before

@@ -11,7 +11,7 @@ import struct
 import subprocess
 from typing import Any, Dict, List
 
-from . import journal, unit
+from . import unit
 from .answers import Failure
 from .directives import Directive, NamedFile, named_files, read_all
 from .inspection import first_line, hello, missing_names
@@ -45,7 +45,7 @@ def facts(request: Answer) -> Answer:
         "rsync": _version_of("rsync"),
         "trees": {tree: _tree_facts(tree) for tree in trees},
         "state": _tree_facts(request["state_dir"]),
-        "journal": describe(journal.read(store.journal)),
+        "journal": describe(store.journal),
         "lock": store.holder("transaction"),
         "accepted": store.accepted(),
         "missing_users": missing_names(request.get("users", []), request.get("groups", [])),

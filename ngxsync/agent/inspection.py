@@ -66,7 +66,7 @@ def scan_trees(request: Answer) -> Answer:
         "unread": found.unread,
         "roots": found.roots,
         "accepted": accepted,
-        "journal": describe(journal.read(store.journal)),
+        "journal": describe(store.journal),
         "missing_users": missing_names(request.get("users", []), request.get("groups", [])),
     }
 
@@ -147,7 +147,7 @@ def status(request: Answer) -> Answer:
         "ok": True,
         "host": socket.gethostname(),
         "accepted": store.accepted(),
-        "journal": describe(journal.read(store.journal)),
+        "journal": describe(store.journal),
         "last": latest(store),
         "recovery_unit": unit.state(request["state_dir"]),
     }
@@ -176,7 +176,7 @@ def by_hand(verb: str, work: Callable[[Answer], Answer]) -> int:
         answer = failure.answer()
     lines = _status_lines(answer) if verb == "status" and answer["ok"] else _recover_lines(answer)
     sys.stdout.write("\n".join(lines) + "\n")
-    return 0 if answer["ok"] else 7 if answer.get("outcome") == "broken" else 1
+    return 0 if answer["ok"] else 7 if answer["code"] == "broken" else 1
 
 
 def _status_lines(answer: Answer) -> List[str]:
@@ -192,6 +192,8 @@ def _status_lines(answer: Answer) -> List[str]:
         )
     if opened is None:
         lines.append("unfinished: nothing")
+    elif not opened["run"]:
+        lines.append("unfinished: its journal is damaged; `ngxsync-agent recover` says what to do")
     else:
         lines.append(
             "unfinished: run %s (%s); `ngxsync-agent recover` finishes or undoes it" % (opened["run"], opened["phase"])

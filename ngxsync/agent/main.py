@@ -23,6 +23,7 @@ from .scan import OWN_FOLDER
 from .stage import STAGE, make_run_folder
 from .store import RUN_NAME, Busy, Damaged, Store
 
+BY_HAND = ("status", "recover")
 RECOVER_WAIT_S = 60.0
 GO = b"go"
 GO_S = 60.0  # a burst of edits that goes on for longer is planned anew
@@ -229,8 +230,8 @@ def main(argv: List[str]) -> int:
         sys.stderr.write("usage: ngxsync-agent status | recover\n")
         return 2
     text = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.readline(LARGEST + 1)
-    if not text.strip():
-        return inspection.by_hand(verb, VERBS[verb])
+    if len(text) <= LARGEST and not text.strip() and verb in BY_HAND:
+        return inspection.by_hand(verb, lambda request: answered(verb, request))
     sys.stdout.write(json.dumps(guarded(lambda: _answer(verb, text))) + "\n")
     sys.stdout.flush()
     return 0
@@ -246,4 +247,12 @@ def _answer(verb: str, text: bytes) -> Answer:
         raise Failure("agent", "the request is no JSON object of at most %d bytes" % LARGEST, next="sync again")
     if request.get("protocol", PROTOCOL) != PROTOCOL:
         raise Failure("protocol", "protocol %s is spoken here, %s was asked" % (PROTOCOL, request["protocol"]))
-    return VERBS[verb](request)
+    return answered(verb, request)
+
+
+def answered(verb: str, request: Answer) -> Answer:
+    """One verb's answer. Raises Failure, also for records that cannot be read."""
+    try:
+        return VERBS[verb](request)
+    except (Busy, Damaged, journal.Damaged) as error:
+        raise failure_of(error, Store(request["state_dir"]))

@@ -5,10 +5,11 @@ from typing import Any, Dict, List, Optional
 
 from . import journal, stage
 from .captures import Edits, keep_after
+from .errorlog import log_paths, mark_logs
 from .exchange import Exchange, Ids
 from .journal import Journal
-from .nginx import Nginx, find_nginx
-from .proof import Proof, Reload, log_paths, mark_logs, wait_idle
+from .nginx import Nginx, find_nginx, is_alive
+from .proof import DIED, Proof, Reload, is_idle, send, wait_idle
 from .scan import Names
 from .store import Damaged, Store
 from .undo import Undo
@@ -121,13 +122,20 @@ def broken(answer: Dict[str, Any], why: str) -> Dict[str, Any]:
 
 
 def reload_old(nginx: Nginx, settings: Dict[str, Any]) -> Proof:
-    """After an undo: wait until nothing is being read, then have nginx read the old configuration, and prove it."""
+    """After an undo: wait until nothing is being read, then have nginx read the old configuration, and prove it.
+
+    Where it is not idle it is signalled at once too: should it wake after all waiting, it reads what was put back.
+    """
     running = nginx.running
     if running is None:
-        return Proof("died", "the main process of nginx is gone", [], False, 0.0)
-    wait_s = max(IDLE_S, 2 * settings["prove_timeout_s"])
+        return Proof("died", DIED, [], False, 0.0)
+    wait_s = settings.get("idle_timeout_s", max(IDLE_S, 2 * settings["prove_timeout_s"]))
+    if not is_idle(running.pid):
+        send(running.pid, settings["reload"], wait_s)
     if not wait_idle(running, wait_s):
-        return Proof("timeout", "its main process did not become idle within %.0f s" % wait_s, [], False, wait_s)
+        if not is_alive(running):
+            return Proof("died", DIED, [], True, 0.0)
+        return Proof("timeout", "its main process did not become idle within %.0f s" % wait_s, [], True, wait_s)
     marks = mark_logs(log_paths(nginx.conf, nginx)[0])
     return Reload(running, marks, settings["prove_timeout_s"], settings["reload"], "").run(lambda: None)
 
@@ -140,9 +148,12 @@ def sweep(store: Store, trees: List[str]) -> None:
             stage.remove_run_folder(tree, None)
 
 
-def describe(opened: Optional[Journal]) -> Optional[Dict[str, Any]]:
-    return (
-        None
-        if opened is None
-        else {"run": opened.header["run"], "phase": opened.phase, "since": opened.header.get("at")}
-    )
+def describe(path: str) -> Optional[Dict[str, Any]]:
+    """The open journal for people and other hosts, None where there is none: {run, phase, since}."""
+    try:
+        opened = journal.read(path)
+    except journal.Damaged:
+        return {"run": "", "phase": "damaged", "since": None}
+    if opened is None:
+        return None
+    return {"run": opened.header["run"], "phase": opened.phase, "since": opened.header.get("at")}

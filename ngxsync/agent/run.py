@@ -1,5 +1,6 @@
 """One run on the peer: under its lock, after what an earlier one left open, its answer kept before it is given."""
 
+import subprocess
 import time
 from typing import Any, Callable, Dict
 
@@ -52,10 +53,13 @@ def _keep(answer: Answer, transaction: Transaction, store: Store) -> None:
         store.keep_answer(answer["run"], answer)
         if transaction.is_settled:
             journal.end(store.journal)
-        if answer["ok"]:
-            unit.install(transaction.request["state_dir"])
     except OSError as error:
-        answer.setdefault("warnings", []).append("not everything could be recorded: %s" % error)
+        answer.setdefault("warnings", []).append("the answer could not be recorded: %s" % error)
+    if answer["ok"]:
+        try:
+            unit.install(transaction.request["state_dir"])
+        except (OSError, subprocess.SubprocessError) as error:
+            answer["warnings"].append("the unit that recovers at boot could not be put there: %s" % error)
 
 
 def settle_earlier(store: Store) -> bool:

@@ -130,6 +130,8 @@ def _make(exchange: Exchange, item: Item, after: Entry, folder_of: Dict[str, str
 
 def _take(source: str, source_fd: int, name: str, prep: int) -> None:
     """The staged file under a private name that nobody else can write to: its own inode, else a copy."""
+    if not stat.S_ISREG(os.stat(source, dir_fd=source_fd, follow_symlinks=False).st_mode):
+        raise StageDiffers(source)
     try:
         os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=prep, follow_symlinks=False)
     except OSError as error:
@@ -138,8 +140,6 @@ def _take(source: str, source_fd: int, name: str, prep: int) -> None:
         _copy(source, source_fd, name, prep)  # another file system, or one without links
         return
     info = os.stat(name, dir_fd=prep, follow_symlinks=False)
-    if not stat.S_ISREG(info.st_mode):
-        raise StageDiffers(source)
     os.unlink(source, dir_fd=source_fd)
     if info.st_nlink > 2 or is_being_written(name, prep):
         os.rename(name, name + ".shared", src_dir_fd=prep, dst_dir_fd=prep)

@@ -11,7 +11,7 @@ NAME = "ngxsync-recover.service"
 FOLDER = "/etc/systemd/system"
 
 TEXT = """\
-# Put here by ngxsync-agent at the first sync; it puts it back where it is changed.
+# Put here by ngxsync-agent, again where it is changed: `systemctl edit ngxsync-recover` is the place for changes.
 [Unit]
 Description=ngxsync: recover the nginx trees after a crash
 Before=nginx.service keepalived.service

@@ -1,0 +1,255 @@
+"""The agent as a program: detached from who called it, recovered by the code that began, and by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ngxsync.agent import unit
+from tests.agent import STATE, Agent, agent_argv
+from tests.hosts import PROJECT, Host, wait_until
+from tests.pair import Pair, manifest_of
+from tests.test_apply import applied, left_behind, planned
+
+VHOST = "server { listen 80; server_name v; return 200 new; }\n"
+
+
+@pytest.fixture
+def agent(pair: Pair) -> Agent:
+    agent = Agent(pair.web2)
+    assert agent.transact(agent.plan({}))["outcome"] == "in-sync"
+    return agent
+
+
+def begun(agent: Agent, request: dict[str, Any], **options: Any) -> subprocess.Popen[str]:
+    """A transaction that has read its request and is at work."""
+    process = agent.host.popen(agent_argv("transact"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(request) + "\n")
+    process.stdin.flush()
+    journal = agent.host.path(f"{STATE}/peer/journal")
+    wait_until(journal.exists, "the transaction has begun", every_s=0.001)
+    return process
+
+
+def ended(agent: Agent, run: str) -> dict[str, Any]:
+    def answer() -> dict[str, Any]:
+        shown = agent.call("show", run=run)
+        return dict(shown["answer"]) if shown["state"] == "done" else {}
+
+    return wait_until(answer, f"run {run} is done")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
+def test_a_transaction_outlives_the_connection(agent: Agent, number: int) -> None:
+    """The process that sshd started dies in the middle; nobody is left to tell."""
+    request = agent.plan({"conf/vhosts/v.conf": VHOST})
+    process = begun(agent, request)
+    agent.host.signal_to(process, number)
+    process.communicate()
+    answer = ended(agent, request["run"])
+    assert answer["outcome"] == "applied"
+    assert manifest_of(agent.host) == planned(request)
+    assert agent.host.get("/", host="v") == (200, "new")
+    wait_until(lambda: left_behind(agent.host) == [], "its folder is gone")
+    agent.generation = answer["generation"]
+    applied(agent, {"conf/vhosts/v.conf": None})
+
+
+def test_a_hang_up_of_the_whole_session_is_nothing_to_it(agent: Agent) -> None:
+    request = agent.plan({"conf/vhosts/v.conf": VHOST})
+    process = begun(agent, request)
+    everyone = [pid for pid, title in agent.host.commands().items() if "ngxsync.agent" in title]
+    agent.host.run(["kill", "-HUP", *map(str, everyone)])
+    process.communicate()
+    assert len(everyone) >= 2
+    assert ended(agent, request["run"])["outcome"] == "applied"
+
+
+def test_a_reader_that_is_gone_is_nothing_to_it(agent: Agent) -> None:
+    """The answer is longer than a pipe holds, and nobody reads it."""
+    many = {f"html/{number:04d}-{'x' * 200}": "dir" for number in range(300)}
+    request = agent.plan({**many, "conf/vhosts/v.conf": VHOST})
+    process = begun(agent, request)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.wait()
+    assert ended(agent, request["run"])["outcome"] == "applied"
+    wait_until(lambda: not [t for t in agent.host.commands().values() if "ngxsync.agent" in t], "no process is left")
+
+
+def test_a_cut_request_begins_nothing(agent: Agent) -> None:
+    text = json.dumps(agent.plan({"conf/vhosts/v.conf": VHOST}))
+    before = manifest_of(agent.host)
+    for length in (1, 100, len(text) // 2, len(text) - 1):
+        answer = json.loads(agent.host.run(agent_argv("transact"), input=text[:length]).stdout)
+        assert (answer["ok"], answer["code"]) == (False, "agent")
+    assert manifest_of(agent.host) == before
+
+
+# installed
+
+
+def installed(host: Host, name: str, *, shout: str = "") -> str:
+    """The agent as edges/bundle installs it, in its folder."""
+    folder = Path(str(host.path(f"{STATE}/agent/{name}")))
+    shutil.copytree(
+        PROJECT / "ngxsync" / "agent", folder / "ngxsync_agent", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    head = f"open({shout!r}, 'a').write('called\\n')\n" if shout else ""
+    (folder / "__main__.py").write_text(
+        f"{head}import sys\nfrom ngxsync_agent.main import main\nsys.exit(main(sys.argv[1:]))\n"
+    )
+    current = folder.parent / "current"
+    current.unlink(missing_ok=True)
+    current.symlink_to(name)
+    return f"{STATE}/agent/{name}"
+
+
+def call(host: Host, folder: str, verb: str, request: dict[str, Any] | None = None, *before: str) -> Any:
+    argv = [*before, sys.executable, "-I", "-S", folder, verb]
+    return host.run(argv, input=None if request is None else json.dumps(request), check=False)
+
+
+KILLED = (
+    "strace",
+    "-f",
+    "-qq",
+    "-o",
+    "/dev/null",
+    "-e",
+    "trace=renameat2",
+    "-e",
+    "inject=renameat2:signal=KILL:when=2",
+    "--",
+)
+
+
+def test_what_an_agent_left_open_is_recovered_by_that_agent(agent: Agent) -> None:
+    """The journal names its folder: a newer agent need not know what an older one wrote."""
+    old = installed(agent.host, "a" * 64, shout="/tmp/old")
+    before = manifest_of(agent.host)
+    call(agent.host, old, "transact", agent.plan({"html/a": "a", "html/b": "b", "html/c": "c"}), *KILLED)
+    assert agent.host.path(f"{STATE}/peer/journal").exists()
+    new = installed(agent.host, "b" * 64)
+    journal = agent.host.path("/tmp/old")
+    journal.write_text("")
+    answer = json.loads(call(agent.host, new, "recover", agent.request()).stdout)
+    assert (answer["ok"], answer["result"]) == (True, "undone")
+    assert journal.read_text() == "called\n"
+    assert manifest_of(agent.host) == before
+
+    call(agent.host, old, "transact", agent.plan({"html/a": "a", "html/b": "b", "html/c": "c"}), *KILLED)
+    shutil.rmtree(agent.host.path(old))  # swept meanwhile: then ours does it
+    assert json.loads(call(agent.host, new, "recover", agent.request()).stdout)["result"] == "undone"
+    assert manifest_of(agent.host) == before
+
+
+def test_status_and_recover_by_hand(agent: Agent) -> None:
+    folder = installed(agent.host, "c" * 64)
+    current = f"{STATE}/agent/current"
+    request = agent.plan({"html/a": "a", "html/b": "b"})
+    call(agent.host, folder, "transact", request, *KILLED)
+    open_text = told(call(agent.host, current, "status"))
+    recovered = call(agent.host, current, "recover")
+    closed_text = told(call(agent.host, current, "status"))
+    assert open_text == (
+        "web2 as a peer of ngxsync\n"
+        "accepted: IDENTITY from web1 at TIME, run 000001-test (proven)\n"
+        "unfinished: run 000002-test (open); `ngxsync-agent recover` finishes or undoes it\n"
+        "latest run: 000001-test in-sync\n"
+        "recovery at boot: installed\n"
+    )
+    assert (recovered.returncode, recovered.stdout) == (0, "recover: run 000002-test: undone\n")
+    assert closed_text == (
+        "web2 as a peer of ngxsync\n"
+        "accepted: IDENTITY from web1 at TIME, run 000001-test (proven)\n"
+        "unfinished: nothing\n"
+        "latest run: 000002-test undone\n"
+        "recovery at boot: installed\n"
+    )
+    nothing = call(agent.host, current, "recover")
+    assert (nothing.returncode, nothing.stdout) == (0, "recover: nothing was open\n")
+
+
+def told(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done
+    return re.sub(
+        r"accepted: [0-9a-f]{12} from web1 at [\d-]+ [\d:]+,", "accepted: IDENTITY from web1 at TIME,", done.stdout
+    )
+
+
+def test_by_hand_a_failure_has_its_exit_status(agent: Agent) -> None:
+    installed(agent.host, "d" * 64)
+    current = f"{STATE}/agent/current"
+    agent.host.path(f"{STATE}/peer/journal").write_text("damaged\n")
+    done = call(agent.host, current, "recover")
+    assert done.returncode == 7
+    assert done.stdout.startswith("recover: the journal of an interrupted run cannot be read: ")
+    assert "\n  now: the live tree may be half old, half new\n  next: compare with `ngxsync diff`" in done.stdout
+    status = call(agent.host, current, "status")
+    assert status.returncode == 0
+    assert "unfinished: its journal is damaged; `ngxsync-agent recover` says what to do\n" in status.stdout
+    assert call(agent.host, current, "nonsense").returncode == 2
+    assert call(agent.host, current, "transact").returncode == 0
+
+
+def test_on_a_host_that_never_was_a_peer(pair: Pair) -> None:
+    shutil.rmtree(pair.web2.path(f"{STATE}/peer"), ignore_errors=True)
+    installed(pair.web2, "e" * 64)
+    current = f"{STATE}/agent/current"
+    assert told(call(pair.web2, current, "status")) == (
+        "web2 as a peer of ngxsync\n"
+        "accepted: nothing yet\n"
+        "unfinished: nothing\n"
+        "recovery at boot: not installed: it is put there at the first sync as root\n"
+    )
+    assert call(pair.web2, current, "recover").stdout == "recover: nothing was open\n"
+    assert not pair.web2.path(f"{STATE}/peer").exists()
+
+
+# the recovery unit
+
+WANTS = "/etc/systemd/system/multi-user.target.wants/ngxsync-recover.service"
+
+
+def uncommented(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def test_the_unit_is_that_of_systemd_folder() -> None:
+    assert uncommented(unit.TEXT) == uncommented((PROJECT / "systemd" / unit.NAME).read_text())
+
+
+def test_the_unit_is_there_after_the_first_sync_and_is_put_back(agent: Agent) -> None:
+    file = agent.host.path(f"/etc/systemd/system/{unit.NAME}")
+    assert file.read_text() == unit.TEXT
+    assert os.readlink(agent.host.path(WANTS)) == f"/etc/systemd/system/{unit.NAME}"
+    agent.host.path("/usr/local/sbin/ngxsync-agent").symlink_to("/bin/true")
+    done = agent.host.run(["systemd-analyze", "verify", "--man=no", f"/etc/systemd/system/{unit.NAME}"])
+    assert (done.stdout, done.stderr) == ("", "")
+    file.write_text("[Unit]\nDescription=changed\n")
+    applied(agent, {"html/index.html": "new\n"})
+    assert file.read_text() == unit.TEXT
+
+
+def test_a_host_where_the_unit_cannot_be_put_is_warned_of(agent: Agent) -> None:
+    shutil.rmtree(agent.host.path("/etc/systemd/system/multi-user.target.wants"))
+    agent.host.path("/etc/systemd/system/multi-user.target.wants").write_text("in the way")
+    answer = applied(agent, {"html/index.html": "new\n"})
+    assert len(answer["warnings"]) == 1
+    assert answer["warnings"][0].startswith("the unit that recovers at boot could not be put there: ")
+
+
+def test_no_unit_for_another_state_directory(pair: Pair) -> None:
+    assert unit.install("/srv/state") is False
+    assert unit.state("/srv/state").startswith("not installed: ")
