@@ -155,7 +155,7 @@ def raise_if_not_held(run: Run, code: str, *texts: str) -> None:
     ), run
     assert run.peer["message"]["state"] == "web2 unchanged"
     for text in texts:
-        assert text in run.text
+        assert text in run.text, run
 
 
 def serve() -> None:

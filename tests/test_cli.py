@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,15 @@ from hypothesis import strategies as st
 from ngxsync.agent.manifest import Entry
 from ngxsync.cli import exits
 from ngxsync.cli.difference import for_terminal, render_listing, text_of
+from ngxsync.cli.foreground import Foreground
 from ngxsync.cli.group import COMMANDS
 from ngxsync.core.cronfields import next_minute
-from ngxsync.core.errors import Message
+from ngxsync.core.errors import Held, Message
 from ngxsync.core.model import Change, PeerResult, Problem, RunResult
 from ngxsync.core.plan import kind_of
 from ngxsync.core.render import json_run
 from ngxsync.edges.state import MasterState
+from ngxsync.flow.brake import Brake
 from ngxsync.flow.contents import BATCH_BYTES, Content, batches
 from tests.hosts import PROJECT
 from tests.test_help import ngxsync
@@ -179,6 +183,49 @@ def test_a_reader_that_leaves_is_no_bug(config: Path) -> None:
     done = subprocess.run(argv, cwd=PROJECT, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.fixture
+def sigint() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def interrupted() -> bool:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("sigint")
+def test_ctrl_c_at_a_question_waits_for_what_has_begun_on_another_peer(capsys: pytest.CaptureFixture[str]) -> None:
+    brake = Brake()
+    foreground: Foreground[list[str]] = Foreground(brake)
+
+    def work() -> list[str]:
+        brake.pass_by("web3")
+        answer = foreground.ask(interrupted)
+        with pytest.raises(Held) as held:
+            brake.pass_by("web2")
+        return [str(answer), held.value.code, "web3 is done"]
+
+    assert foreground.run(work) == ["False", "interrupted", "web3 is done"]
+    assert capsys.readouterr().err.startswith("interrupted: waiting for web3's answer")
+
+
+@pytest.mark.usefixtures("sigint")
+def test_ctrl_c_at_a_question_ends_a_run_that_has_not_begun() -> None:
+    brake = Brake()
+    foreground: Foreground[bool] = Foreground(brake)
+    with pytest.raises(KeyboardInterrupt):
+        foreground.run(lambda: foreground.ask(interrupted))
+    assert brake.is_abandoned
+
+
+@pytest.mark.usefixtures("sigint")
+def test_a_bug_in_a_run_is_raised_where_it_is_waited_for() -> None:
+    foreground: Foreground[float] = Foreground(Brake())
+    with pytest.raises(ZeroDivisionError):
+        foreground.run(lambda: 1 / 0)
 
 
 # pause, resume, status, history: this host's memory alone

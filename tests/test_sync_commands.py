@@ -240,6 +240,10 @@ def test_8_answered_no_and_0_answered_yes(pair: Pair) -> None:
     assert manifest_of(pair.web2) == before
     with Terminal(pair, "sync") as terminal:
         terminal.wait_for("[y/N]: ")
+        terminal.type("\x04")  # Ctrl-D: the end of input
+        assert terminal.end() == 8, terminal.shown
+    with Terminal(pair, "sync") as terminal:
+        terminal.wait_for("[y/N]: ")
         terminal.type("y\n")
         assert terminal.end() == 0, terminal.shown
     assert manifest_of(pair.web1) == manifest_of(pair.web2)
@@ -520,3 +524,24 @@ def test_a_host_without_another(pair: Pair, command: str) -> None:
     file.write_text(file.read_text().replace(pair.web2.address, pair.web1.address))
     text = said(pair.ngxsync(command), 2)
     assert text.startswith("/etc/ngxsync/config.ini: every peer in it is this host itself\n  now: nothing changed\n")
+
+
+def test_the_most_serious_peer_decides_and_the_other_is_served(pair: Pair) -> None:
+    """web9 does not exist; web2 is compared and synced all the same."""
+    dead = "[peer web9]\nhost = 192.0.2.9\nidentity = /etc/ngxsync/id_ed25519\nconnect_timeout = 1s\n"
+    pair.write_config(more=dead)
+    write(pair.web1, "html/new.html", "new\n")
+    compared = pair.ngxsync("diff", "--stat")
+    assert compared.returncode == 4
+    assert compared.stdout == f"web1 -> web2: 1 change (1 created)\n+ {ROOT}/html/new.html  created\n"
+    assert (
+        "root@192.0.2.9:22: no answer within 1 s" in compared.stderr or "192.0.2.9:22: no connection" in compared.stderr
+    )
+    text = said(pair.ngxsync("sync"), 4)
+    assert "  web2  applied, 1 change (1 created)" in text
+    assert "  web9  unreachable" in text
+    assert pair.web2.path(f"{ROOT}/html/new.html").read_text() == "new\n"
+    status = pair.ngxsync("status", "--exit-code")
+    assert status.returncode == 4
+    assert status.stdout.index("-> web9: unreachable") < status.stdout.index("-> web2: in-sync")
+    assert pair.ngxsync("sync", "--peer", "web2").returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -28,17 +29,26 @@ class Foreground(Generic[Result]):
         threading.Thread(target=self._work, args=[work], daemon=True).start()
         while True:
             try:
-                question = self._questions.get()
-                if question is None:
+                if self._result.done():
+                    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done; what is left is to say so
                     return self._result.result()
-                ask, answer = question
-                answer.set_result(ask())
+                self._put(self._questions.get())
             except KeyboardInterrupt:
                 begun = self._brake.pull()
                 if not begun:
                     raise
                 whose = " and ".join(f"{name}'s" for name in begun)
                 say(f"interrupted: waiting for {whose} answer, which is safe to wait for; nothing more is begun")
+
+    @staticmethod
+    def _put(question: Question | None) -> None:
+        if question is not None:
+            ask, answer = question
+            is_yes = False
+            try:
+                is_yes = ask()
+            finally:
+                answer.set_result(is_yes)
 
     def ask(self, question: Callable[[], bool]) -> bool:
         """From any thread: puts the question to the person, one at a time, in the main thread."""

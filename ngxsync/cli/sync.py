@@ -111,6 +111,10 @@ def _confirm(foreground: Foreground[RunResult], progress: RunProgress | None) ->
         say(f"This is the first sync with a peer that has content.\n{render_plan(plan, peer)}")
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             return False
-        return click.confirm(f"Make {peer} like this host, keeping there what is replaced?", default=False, err=True)
+        print(
+            f"Make {peer} like this host, keeping there what is replaced? [y/N]: ", end="", file=sys.stderr, flush=True
+        )
+        # not by click: it makes one thing of Ctrl-C and the end of input, and only the latter is a no
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     return lambda peer, plan: foreground.ask(lambda: ask(peer, plan))

@@ -209,14 +209,15 @@ def _first_contact(plan: Plan, master: Snapshot, peer: PeerFacts) -> Iterator[Ho
 def _type_change(plan: Plan, peer: PeerFacts) -> Iterator[Hold]:
     """A directory that cannot give way, or a socket, device or pipe that stands where an entry should be."""
     for change in plan.changes:
-        blockers = _blockers(change, peer)
+        blockers = blockers_of(change, peer)
         if blockers:
             what = f"what stands there cannot give way to a {_kind(change)}: {listed(blockers)} is left alone by a sync"
-            advice = f"move it away on {peer.name}, or "
+            advice = f"move it away on {peer.name}, or leave it and sync all else: "
             yield _hold("type-change", what, f"{peer.name}:{safe_name(change.path)}", peer.name, advice)
 
 
-def _blockers(change: Change, peer: PeerFacts) -> list[str]:
+def blockers_of(change: Change, peer: PeerFacts) -> list[str]:
+    """What no sync touches on the peer, and stands in this change's way."""
     if change.kind == CREATED:
         return [path for path in peer.specials if path == change.path]
     if change.kind == TYPE and change.before is not None and change.before.kind == DIR:
@@ -233,7 +234,8 @@ def _missing_users(peer: PeerFacts) -> Iterator[Hold]:
     if peer.missing_users:
         names = ", ".join(safe_name(name) for name in peer.missing_users)
         what = f"{peer.name} has no user or group of the name: {names}"
-        yield _hold("missing-user", what, peer.name, peer.name, "create them there, or ")
+        advice = "create them there, or do without these owners: "
+        yield _hold("missing-user", what, peer.name, peer.name, advice)
 
 
 def _plural(items: Collection[object], word: str) -> str:

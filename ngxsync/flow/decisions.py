@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
+from ngxsync.agent.manifest import Entry, is_below
 from ngxsync.core.config import Config
 from ngxsync.core.excludes import narrow
-from ngxsync.core.guards import GuardSettings, Hold, apply_force, check_guards
-from ngxsync.core.model import Plan
-from ngxsync.core.plan import make_plan, needs_reload
+from ngxsync.core.guards import GuardSettings, Hold, apply_force, blockers_of, check_guards
+from ngxsync.core.model import Change, Plan
+from ngxsync.core.plan import kind_of, make_plan, needs_reload
 from ngxsync.flow import outcomes
 from ngxsync.flow.comparison import FIRST_CONTACT, GENERATION, YOURS
 from ngxsync.flow.interfaces import Comparison, Named
@@ -33,7 +35,43 @@ def holds_of(
         others = [hold for hold in found if hold.code != FIRST_CONTACT]
         # `sync` by a person is the choice of direction, where the two hosts have nothing in common (DESIGN 5)
         found = others if by_person else [outcomes.first_contact_hold(peer, master), *others]
-    return apply_force(found, force)
+    left = apply_force(found, force)
+    if not left and compared.plan and not past_holds(compared, force).plan:
+        return tuple(hold for hold in found if hold.code in LEAVING)
+    return left
+
+
+LEAVING = ("type-change", "missing-user")  # what was forced past these stays undone, and is held again by the next run
+
+
+def past_holds(compared: Comparison, force: Collection[str]) -> Comparison:
+    """What remains to be planned where a person went past what cannot be done on the peer: there it stays as it is."""
+    if not set(LEAVING) & set(force):
+        return compared
+    blocked = {c.path for c in compared.plan.changes if "type-change" in force and blockers_of(c, compared.peer)}
+    missing = compared.peer.missing_users if "missing-user" in force else ()
+    planned, changes = dict(compared.snapshot.manifest), []
+    for change in compared.plan.changes:
+        path, before = change.path, change.before
+        stays = any(is_below(path, above) for above in blocked)
+        after = before if stays else _with_known_owner(change, missing)
+        if after is None:
+            planned.pop(path, None)
+        else:
+            planned[path] = after
+        if kind_of(before, after):
+            changes.append(replace(change, after=after))
+    return replace(compared, snapshot=replace(compared.snapshot, manifest=planned), plan=Plan(tuple(changes)))
+
+
+def _with_known_owner(change: Change, missing: Collection[str]) -> Entry | None:
+    """Where the peer lacks the user or group: who owns it there already, else root."""
+    after, before = change.after, change.before
+    if after is None:
+        return None
+    owner = (before.owner if before else "root") if f"user {after.owner}" in missing else after.owner
+    group = (before.group if before else "root") if f"group {after.group}" in missing else after.group
+    return after._replace(owner=owner, group=group)
 
 
 def is_done(compared: Comparison) -> bool:

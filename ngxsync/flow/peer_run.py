@@ -20,7 +20,7 @@ from ngxsync.core.plan import CONFLICT, DRIFT, paths_to_send, restart_needed
 from ngxsync.core.wording import listed
 from ngxsync.flow import outcomes, requests
 from ngxsync.flow.comparison import FIRST_CONTACT, compare, snapshot_for
-from ngxsync.flow.decisions import holds_of, is_done, reload_needed
+from ngxsync.flow.decisions import holds_of, is_done, past_holds, reload_needed
 from ngxsync.flow.interfaces import Comparison, Master, Options, Peer, Prepared
 
 SCAN_S = 120.0
@@ -46,6 +46,7 @@ class PeerRun:
         self.projection = make_projection(config, peer.config, self.record.self_excludes, owners=self._owners())
         self.snapshot: Snapshot = snapshot_for(prepared.snapshot, self.projection)
         self.plan = Plan()
+        self.left: list[str] = []  # what differs and stays so, since a person went past the hold for it
 
     def _owners(self) -> bool:
         """Owners count where both sides can set them."""
@@ -128,6 +129,9 @@ class PeerRun:
         if holds:
             self._pass_gate()
             raise Held(outcomes.joined(holds), code=holds[0].code)
+        whole, compared = compared.plan.changes, past_holds(compared, self.options.force)
+        done = set(compared.plan.changes)
+        self.plan, self.left = compared.plan, [change.path for change in whole if change not in done]
         self.raise_if_unconfirmed(compared)
         if is_done(compared):
             self._pass_gate()
@@ -293,6 +297,8 @@ class PeerRun:
         edited = [change.path for change in compared.plan.changes if change.cause in (DRIFT, CONFLICT)]
         if edited:
             yield f"edited on {self.name} and put back (what was there is kept in its store): {listed(edited)}"
+        if self.left:
+            yield f"left as it is on {self.name} (the next run is held for it again): {listed(self.left)}"
         named = self.prepared.named.files
         modules = {item.path for item in named if item.role == "module"}
         if restart_needed(compared.plan, self.prepared.validation.binary, modules):
