@@ -9,27 +9,20 @@ import re
 import signal
 import subprocess
 import time
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from .nginx import (
-    SHUTTING_DOWN,
-    WORKER_TITLE,
-    Nginx,
-    Running,
-    is_alive,
-    main_directives,
-    read_title,
-    start_time,
-    value_of,
-)
+from .errorlog import LogMark, read_since, refusals, text_of
+from .nginx import MASTER_TITLE, SHUTTING_DOWN, WORKER_TITLE, Running, is_alive, read_title, start_time
+from .probe import ask
 
 LIVE_S = 0.2
 POLL_S = 0.003
+CALM_S = 0.1  # how long nothing may happen before "it took the signal and did nothing" is believed
 COMMAND_GRACE_S = 2.0  # a reload command may return before it has signalled
 
-Worker = Tuple[int, int]  # pid and start time: a reused pid is another worker
-LogMark = NamedTuple("LogMark", [("path", str), ("inode", int), ("offset", int)])
-# `outcome`: proven, refused, timeout (no verdict), died (the main process is gone)
+Child = Tuple[int, int]  # pid and start time: a reused pid is another process
+# `outcome`: proven, refused, timeout (no verdict), died (the main process is gone). `bore_worker`: nginx left the old
+# configuration, be it in part, so that an undo must signal it
 Proof = NamedTuple(
     "Proof", [("outcome", str), ("reason", str), ("lines", List[str]), ("bore_worker", bool), ("seconds", float)]
 )
@@ -72,82 +65,29 @@ def _children_by_stat(pid: int) -> List[int]:
     return found
 
 
-def workers(pid: int) -> Dict[Worker, bool]:
-    """Living workers -> whether they are shutting down; cache manager and loader are none."""
-    result = {}
-    for child in children(pid):
-        title = read_title(child)
-        if title.startswith(WORKER_TITLE):
-            result[(child, start_time(child))] = SHUTTING_DOWN in title
-    return result
+def family(pid: int) -> Dict[Child, bytes]:
+    """Children -> their titles. One just being born still has the title of its parent, a dead one not yet waited for has none."""
+    return {(child, start_time(child)): read_title(child) for child in children(pid)}
 
 
-def log_paths(conf: str, nginx: Nginx) -> Tuple[List[str], List[str]]:
-    """(error logs of the main context of a configuration, values that cannot be read such as syslog:)."""
-    directives = main_directives(conf, nginx.prefix, nginx.args)
-    values = [args[0] for name, args in directives if name == "error_log" and args]
-    values = values or [value_of(nginx.args, "-e") or nginx.build.error_log]
-    unreadable = [value for value in values if value == "stderr" or value.startswith(("syslog:", "memory:"))]
-    return [os.path.join(nginx.prefix, value) for value in values if value not in unreadable], unreadable
-
-
-def mark_logs(paths: List[str]) -> List[LogMark]:
-    marks = []
-    for path in sorted(set(paths)):
-        try:
-            info = os.stat(path)
-            marks.append(LogMark(path, info.st_ino, info.st_size))
-        except OSError:
-            marks.append(LogMark(path, 0, 0))
-    return marks
-
-
-def read_since(marks: List[LogMark]) -> List[str]:
-    """Lines written since the marks; a rotated or recreated log is read from its start."""
-    lines: List[str] = []
-    for mark in marks:
-        try:
-            with open(mark.path, "rb") as stream:
-                info = os.fstat(stream.fileno())
-                same = info.st_ino == mark.inode and info.st_size >= mark.offset
-                stream.seek(mark.offset if same else max(0, info.st_size - (1 << 20)))
-                lines += stream.read(1 << 20).decode("utf-8", "replace").splitlines()
-        except OSError:
-            continue
-    return lines
-
-
-_LINE = re.compile(r"^\S+ \S+ \[(\w+)\] (\d+)#")
-_DEATH = re.compile(r"worker process (\d+) exited (?:with fatal code|on signal)")
-
-
-def refusals(lines: List[str], ours: Set[int], base: Set[int]) -> List[str]:
-    """Lines that refute: [emerg] of `ours` (main process, new workers), and violent deaths of workers outside `base`.
-
-    Other processes, e.g. somebody's `nginx -t`, write to the same log and say nothing about our reload.
-    """
-    found = []
-    for line in lines:
-        head = _LINE.match(line)
-        if head is None:
-            continue
-        death = _DEATH.search(line)
-        if death is not None:
-            if int(death.group(1)) not in base:
-                found.append(line)
-        elif head.group(1) == "emerg" and int(head.group(2)) in ours:
-            found.append(line)
-    return found
+def is_worker(title: bytes) -> bool:
+    """Cache manager and loader are none."""
+    return title.startswith(WORKER_TITLE)
 
 
 class Reload:
-    """One signal and its proof. `clock` and `sleep` are time.monotonic and time.sleep."""
+    """One signal and its proof. `command` is SIGHUP or a shell command, `probe` a URL or ""."""
 
     def __init__(self, running: Running, marks: List[LogMark], timeout_s: float, command: str, probe: str) -> None:
         self.running, self.marks, self.timeout_s, self.command, self.probe = running, marks, timeout_s, command, probe
-        self.base: Set[Worker] = set()
-        self.born: Dict[Worker, float] = {}
+        self.base: Dict[Child, bytes] = {}
+        self.first: Dict[Child, float] = {}  # when a child outside the base was first seen, whatever its title
+        self.last: Dict[Child, float] = {}  # and last
+        self.born: Dict[Child, float] = {}  # when it was first seen as a worker
+        self.left_old = False
+        self.failure = ""  # of the command
         self.started = time.monotonic()
+        self.signalled = self.started
         self.end = self.started + timeout_s
 
     def run(self, before_signal: Callable[[], None]) -> Proof:
@@ -156,88 +96,145 @@ class Reload:
         self.started = time.monotonic()
         self.end = self.started + self.timeout_s
         if not self._note_base():
-            return self._verdict(
-                "timeout" if is_alive(self.running) else "died", "the main process of nginx was not idle"
-            )
-        failed = self._send()
-        if failed:
-            return self._verdict("refused", failed)
+            outcome = "timeout" if is_alive(self.running) else "died"
+            return self._verdict(outcome, "the main process of nginx was not idle" if outcome == "timeout" else DIED)
+        self.failure = send(self.running.pid, self.command, max(1.0, self.end - time.monotonic()))
+        self.signalled = time.monotonic()
+        self.end = max(self.end, self.signalled + 2 * CALM_S)  # a command that hung has used all the time
         return self._watch()
 
     def _note_base(self) -> bool:
-        """The workers of an idle main process, looked at twice: a reload that starts in between changes them."""
+        """The children of an idle main process, looked at twice: a reload that starts in between changes them."""
         while time.monotonic() < self.end and is_alive(self.running):
             if is_idle(self.running.pid):
-                base = set(workers(self.running.pid))
-                if is_idle(self.running.pid) and set(workers(self.running.pid)) == base:
+                base = family(self.running.pid)
+                if is_idle(self.running.pid) and set(family(self.running.pid)) == set(base):
                     self.base = base
                     return True
             time.sleep(POLL_S)
         return False
 
-    def _send(self) -> str:
-        if self.command == "SIGHUP":
-            try:
-                os.kill(self.running.pid, signal.SIGHUP)
-            except OSError as error:
-                return "SIGHUP could not be sent: %s" % error.strerror
-            return ""
-        try:
-            done = subprocess.run(
-                ["/bin/sh", "-c", self.command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=max(1.0, self.end - time.monotonic()),
-            )
-        except subprocess.TimeoutExpired:
-            return "%s did not end in time" % self.command
-        text = done.stdout.decode("utf-8", "replace").strip()[-500:]
-        return "%s exited with %d: %s" % (self.command, done.returncode, text) if done.returncode else ""
-
     def _watch(self) -> Proof:
-        while time.monotonic() < self.end:
+        while True:
+            looked = time.monotonic()
             if not is_alive(self.running):
-                return self._verdict("died", "the main process of nginx died")
-            idle = is_idle(self.running.pid)
-            living = workers(self.running.pid)
-            now = time.monotonic()
-            for worker in living:
-                if worker not in self.base:
-                    self.born.setdefault(worker, now)
-            verdict = self._judge(living, now) if idle else None
+                return self._verdict("died", DIED)
+            is_quiet = is_idle(self.running.pid)
+            living = self._look(looked)
+            verdict = self._judge(living, looked) if is_quiet else None
             if verdict is not None:
                 return verdict
-            time.sleep(POLL_S)
-        return self._verdict("timeout", "nginx gave no verdict within %.0f s" % self.timeout_s)
+            if time.monotonic() >= self.end:
+                return self._verdict("timeout", self.failure or "nginx gave no verdict within %.0f s" % self.timeout_s)
+            time.sleep(max(POLL_S, 2 * (time.monotonic() - looked)))  # hundreds of workers cost time to look at
 
-    def _judge(self, living: Dict[Worker, bool], now: float) -> Optional[Proof]:
+    def _look(self, now: float) -> Dict[Child, bytes]:
+        found = family(self.running.pid)
+        for child, title in found.items():
+            if child not in self.base:
+                self.first.setdefault(child, now)
+                self.last[child] = now
+                if is_worker(title):
+                    self.born.setdefault(child, now)
+        living = {child: title for child, title in found.items() if title}
+        leaving = [c for c, title in self.base.items() if is_worker(title) and not self._stays(c, living)]
+        self.left_old = self.left_old or bool(self.first) or bool(leaving)
+        return living
+
+    @staticmethod
+    def _stays(child: Child, living: Dict[Child, bytes]) -> bool:
+        return child in living and is_worker(living[child]) and SHUTTING_DOWN not in living[child]
+
+    def _judge(self, living: Dict[Child, bytes], now: float) -> Optional[Proof]:
         """The main process is idle with nothing pending: it has taken our signal and read what it wanted to."""
+        unborn = [child for child, title in living.items() if child in self.first and title.startswith(MASTER_TITLE)]
         if not self.born:
-            if self.command != "SIGHUP" and now - self.started < COMMAND_GRACE_S and not self._refusals():
-                return None
-            return self._verdict("refused", "nginx refused the new configuration")
-        dead = [worker for worker in self.born if worker not in living]
+            return None if unborn else self._judge_without_workers(now)
+        dead = [child for child in self.born if child not in living and not self._is_superseded(child)]
         if dead:
-            return self._verdict("refused", "a new worker of nginx died: %s" % ", ".join(str(pid) for pid, _ in dead))
-        if any(worker in self.base and not leaving for worker, leaving in living.items()):
+            pids = ", ".join(str(pid) for pid, _ in dead)
+            return self._verdict("refused", self._told("a new worker of nginx died: %s" % pids))
+        if unborn or any(self._stays(child, living) for child, title in self.base.items() if is_worker(title)):
             return None
-        if now - max(self.born.values()) < LIVE_S:
+        new = [child for child in self.born if self._stays(child, living)]
+        if not new or now - max(self.born[child] for child in new) < LIVE_S:
             return None
+        return self._judge_living_workers(now)
+
+    def _is_superseded(self, child: Child) -> bool:
+        """Told to leave by a later reload, whose workers were there long before it went; who is respawned comes after a death."""
+        later = [seen for other, seen in self.born.items() if seen > self.born[child] + CALM_S / 2]
+        return any(self.last[child] > seen + CALM_S / 2 for seen in later)
+
+    def _judge_without_workers(self, now: float) -> Optional[Proof]:
+        refused = self._refusals()
+        if self.failure and not self.left_old and now - self.signalled >= CALM_S:
+            return self._verdict("refused", self.failure)
+        patience = CALM_S if self.command == "SIGHUP" else COMMAND_GRACE_S
+        changed = max([self.signalled] + list(self.last.values()))
+        if not refused and now - changed < patience or now - changed < POLL_S:
+            return None
+        if self.left_old:
+            return self._verdict("refused", self._told("the new workers of nginx died"))
+        return self._verdict("refused", self._told("nginx refused the new configuration"))
+
+    def _judge_living_workers(self, now: float) -> Optional[Proof]:
         if self._refusals():
-            return self._verdict("refused", "the error log refutes the reload")
-        if self.probe:
-            answer = ask(self.probe, max(0.5, self.end - now))
-            if answer:
-                return self._verdict("refused", answer)
-        return self._verdict("proven", "")
+            return self._verdict("refused", self._told("the error log refutes the reload"))
+        if self.failure:
+            return self._verdict("refused", self.failure)
+        if not self.probe:
+            return self._verdict("proven", "")
+        answer = ask(self.probe, max(0.5, self.end - now))
+        if answer:
+            return self._verdict("refused", answer)
+        self.probe = ""  # and looked at once more: a request can end a worker
+        return None
+
+    def _told(self, reason: str) -> str:
+        lines = self._refusals()
+        return "%s: %s" % (reason, text_of(lines[0])) if lines else reason
 
     def _refusals(self) -> List[str]:
-        ours = {self.running.pid} | {pid for pid, _ in self.born}
-        return refusals(read_since(self.marks), ours, {pid for pid, _ in self.base})
+        born, base = {pid for pid, _ in self.first}, {pid for pid, _ in self.base}
+        return refusals(read_since(self.marks), self.running.pid, born, base)
 
     def _verdict(self, outcome: str, reason: str) -> Proof:
-        return Proof(outcome, reason, self._refusals()[:20], bool(self.born), time.monotonic() - self.started)
+        return Proof(outcome, reason, self._refusals()[:20], self.left_old, time.monotonic() - self.started)
+
+
+DIED = "nginx is down: its main process has ended"
+
+
+def send(pid: int, command: str, timeout_s: float) -> str:
+    """Ask nginx to read its configuration again, by SIGHUP or a shell command: "" or what went wrong."""
+    if command != "SIGHUP":
+        return run_command(command, timeout_s)
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except OSError as error:
+        return "SIGHUP could not be sent: %s" % error.strerror
+    return ""
+
+
+def run_command(command: str, timeout_s: float) -> str:
+    """ "" where the shell command exits 0 in time, else what went wrong. What outlasts the time is killed with all its children."""
+    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", "umask 022; " + command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        text = process.communicate(timeout=timeout_s)[0].decode("utf-8", "replace").strip()[-500:]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return "`%s` did not end within %.0f s" % (command, timeout_s)
+    return "`%s` exited with %d: %s" % (command, process.returncode, text) if process.returncode else ""
 
 
 def wait_idle(running: Running, timeout_s: float) -> bool:
@@ -250,33 +247,3 @@ def wait_idle(running: Running, timeout_s: float) -> bool:
             return True
         time.sleep(POLL_S)
     return False
-
-
-def ask(url: str, timeout_s: float) -> str:
-    """ "" where the URL answers 2xx or 3xx, else the reason. Asked until the time is over: a fresh worker may be slow."""
-    import ssl
-    import urllib.error
-    import urllib.request
-
-    class NoRedirect(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-            return None
-
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it asks itself, by address
-    handlers = [NoRedirect(), urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)]
-    opener = urllib.request.build_opener(*handlers)
-    end, reason = time.monotonic() + timeout_s, ""
-    while True:
-        try:
-            with opener.open(url, timeout=max(0.2, end - time.monotonic())):
-                return ""
-        except urllib.error.HTTPError as error:
-            if 300 <= error.code < 400:
-                return ""
-            reason = "probe %s answered %d" % (url, error.code)
-        except Exception as error:  # noqa: BLE001 - whatever a server can do to http.client is an answer too
-            reason = "probe %s: %s" % (url, error)
-        if time.monotonic() >= end - 0.1:
-            return reason
-        time.sleep(0.1)

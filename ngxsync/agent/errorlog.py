@@ -1,0 +1,91 @@
+"""What nginx wrote to its error logs since a moment: it refutes a reload, and never proves one (TRANSACTION, reload and prove)."""
+
+import os
+import re
+import stat
+from typing import List, NamedTuple, Set, Tuple
+
+from .nginx import Nginx, main_directives, value_of
+
+LogMark = NamedTuple("LogMark", [("path", str), ("inode", int), ("offset", int)])
+READ_LIMIT = 64 << 20  # bytes of one log: a debug log grows faster than anybody reads it
+
+_LINE = re.compile(r"^\S+ \S+ \[(\w+)\] (\d+)#\d+: (.*)")
+_DEATH = re.compile(r"worker process (\d+) exited (?:with fatal code|on signal)")
+
+
+def log_paths(conf: str, nginx: Nginx) -> Tuple[List[str], List[str]]:
+    """(error logs of the main context of a configuration, values that cannot be read back such as syslog:)."""
+    directives = main_directives(conf, nginx.prefix, nginx.args)
+    values = [args[0] for name, args in directives if name == "error_log" and args]
+    values = values or [value_of(nginx.args, "-e") or nginx.build.error_log]
+    paths = [(value, os.path.join(nginx.prefix, value)) for value in values]
+    unreadable = [value for value, path in paths if not _is_readable(value, path)]
+    return [path for value, path in paths if value not in unreadable], unreadable
+
+
+def _is_readable(value: str, path: str) -> bool:
+    """A regular file, or none yet: a pipe or a terminal would have us wait for ever."""
+    if value == "stderr" or value.startswith(("syslog:", "memory:")):
+        return False
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode) and os.access(path, os.R_OK)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def mark_logs(paths: List[str]) -> List[LogMark]:
+    """Where each log ends now."""
+    marks = []
+    for path in sorted(set(paths)):
+        try:
+            info = os.stat(path)
+            marks.append(LogMark(path, info.st_ino, info.st_size))
+        except OSError:
+            marks.append(LogMark(path, 0, 0))
+    return marks
+
+
+def read_since(marks: List[LogMark]) -> List[str]:
+    """The lines since the marks that may refute; of a rotated or recreated log all of them."""
+    lines: List[str] = []
+    for mark in marks:
+        try:
+            if not stat.S_ISREG(os.stat(mark.path).st_mode):
+                continue
+            with open(mark.path, "rb") as stream:
+                info = os.fstat(stream.fileno())
+                same = info.st_ino == mark.inode and info.st_size >= mark.offset
+                stream.seek(max(mark.offset if same else 0, info.st_size - READ_LIMIT))
+                found = [line for line in stream if b"[emerg]" in line or b"] " in line and b" exited " in line]
+                lines += [line.decode("utf-8", "replace").rstrip("\n") for line in found]
+        except OSError:
+            continue
+    return lines
+
+
+def refusals(lines: List[str], main: int, born: Set[int], base: Set[int]) -> List[str]:
+    """Lines that refute: [emerg] of the main process or of workers born since, and violent deaths of workers outside `base`.
+
+    Other processes, e.g. somebody's `nginx -t`, write to the same log and say nothing about our reload.
+    """
+    found = []
+    heads = [(line, _LINE.match(line), _DEATH.search(line)) for line in lines]
+    told = {int(death.group(1)) for _, head, death in heads if head and death and int(head.group(2)) == main} - base
+    for line, head, death in heads:
+        if head is None:
+            continue
+        if death is not None:
+            is_ours = int(head.group(2)) == main and int(death.group(1)) in told
+        else:
+            is_ours = head.group(1) == "emerg" and int(head.group(2)) in {main} | born | told
+        found += [line] if is_ours else []
+    return found
+
+
+def text_of(line: str) -> str:
+    """A line without its time, level and process number."""
+    head = _LINE.match(line)
+    return head.group(3) if head else line
