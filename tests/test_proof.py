@@ -38,9 +38,9 @@ def taken(host: Host, port: int) -> Iterator[None]:
         yield
 
 
-def feed(host: Host, text: str) -> None:
-    """What the next reader of the FIFO reads; returns once it is being read."""
-    host.run(["sh", "-c", f'printf %s "$1" >{FIFO}', "sh", text], timeout=20)
+def let_pass(host: Host) -> None:
+    """Whoever waits at the FIFO goes on; who comes first waits for the other. (nginx takes it for an empty file.)"""
+    host.run(["sh", "-c", f": >{FIFO}"], timeout=20)
 
 
 def is_signalled(host: Host) -> bool:
@@ -92,7 +92,7 @@ def test_a_foreign_reload_in_progress_proves_nothing(pair: Pair, agent: Agent) -
     wait_until(lambda: host.reload_count() == 1, "nginx reads, and waits for the FIFO")
     with taken(host, 81), started(lambda: agent.transact(request)) as answer:
         wait_until(lambda: is_signalled(host), "the agent wants to signal")
-        feed(host, "")
+        let_pass(host)
         result = answer.result(60)
     assert (result["outcome"], host.reload_count()) == ("undone", 2), result
     assert manifest_of(host) == before
@@ -151,16 +151,20 @@ def test_a_refusal_of_the_text_is_read_in_the_old_log(pair: Pair, agent: Agent) 
     host = pair.web2
     agent.settings["rehearse"] = "live"
     host.run(["mkfifo", FIFO])
-    conf = NGINX_CONF.replace("error.log", "new.log").replace("include vhosts", f"include {FIFO}; include vhosts")
+    host.path("/srv/late.inc").write_text("")
+    conf = NGINX_CONF.replace("error.log", "new.log").replace(
+        "include vhosts", f"include {FIFO}; include /srv/late.inc; include vhosts"
+    )
     request = agent.plan({"conf/nginx.conf": conf})
     before = manifest_of(host)
     with started(lambda: agent.transact(request)) as answer:
-        feed(host, "")
+        let_pass(host)
         wait_until(lambda: is_signalled(host), "the reload begins")
-        feed(host, "nonsense;")
+        host.path("/srv/late.inc").write_text("nonsense;")
+        let_pass(host)
         result = answer.result(60)
     assert_undone(host, result, before)
-    assert 'unknown directive "nonsense" in /srv/fifo:1' in result["message"]["what"]
+    assert 'unknown directive "nonsense" in /srv/late.inc:1' in result["message"]["what"]
     assert host.reload_count() == 1
 
 
@@ -227,11 +231,11 @@ def test_past_the_time_the_old_files_are_back_and_the_outcome_waits_for_idle(pai
     request = read_slowly(pair, agent)
     before = manifest_of(host)
     with started(lambda: agent.transact(request)) as answer:
-        feed(host, "")
+        let_pass(host)
         wait_until(lambda: is_signalled(host), "the reload begins")
         wait_until(lambda: manifest_of(host) == before, "the old files are back")
         assert not answer.done(), "nginx still reads"
-        feed(host, "")
+        let_pass(host)
         result = answer.result(60)
     assert_undone(host, result, before)
     assert serves(host, "here")
@@ -243,13 +247,13 @@ def test_where_nginx_never_becomes_idle_it_is_broken(pair: Pair, agent: Agent) -
     agent.settings["idle_timeout_s"] = 1.0
     before = manifest_of(host)
     with started(lambda: agent.transact(request)) as answer:
-        feed(host, "")
+        let_pass(host)
         result = answer.result(60)
     assert (result["outcome"], result["code"]) == ("broken", "broken")
     assert "did not become idle within 1 s" in result["message"]["what"]
     assert "ngxsync-agent recover" in result["message"]["next"]
     assert manifest_of(host) == before
-    feed(host, "")
+    let_pass(host)
     wait_until(lambda: host.reload_count() == 3, "once it wakes it reads the old files by itself")
     wait_until(lambda: serves(host, "here"), "they are served")
 
@@ -272,7 +276,7 @@ def test_a_main_process_killed_during_the_reload(pair: Pair, agent: Agent) -> No
     request["nginx"] = agent.settings
     before = manifest_of(host)
     with started(lambda: agent.transact(request)) as answer:
-        feed(host, "")
+        let_pass(host)
         wait_until(lambda: is_signalled(host) and host.reload_count() == 2, "the reload begins")
         host.run(["kill", "-KILL", str(host.nginx_main())])
         result = answer.result(60)

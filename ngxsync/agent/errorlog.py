@@ -10,6 +10,7 @@ from .nginx import Nginx, main_directives, value_of
 LogMark = NamedTuple("LogMark", [("path", str), ("inode", int), ("offset", int)])
 READ_LIMIT = 64 << 20  # bytes of one log: a debug log grows faster than anybody reads it
 
+_TOLD = re.compile(rb"\[(?:emerg|alert)\]| exited ")
 _LINE = re.compile(r"^\S+ \S+ \[(\w+)\] (\d+)#\d+: (.*)")
 _DEATH = re.compile(r"worker process (\d+) exited (?:with fatal code|on signal)")
 
@@ -59,7 +60,7 @@ def read_since(marks: List[LogMark]) -> List[str]:
                 info = os.fstat(stream.fileno())
                 same = info.st_ino == mark.inode and info.st_size >= mark.offset
                 stream.seek(max(mark.offset if same else 0, info.st_size - READ_LIMIT))
-                found = [line for line in stream if b"[emerg]" in line or b"] " in line and b" exited " in line]
+                found = [line for line in stream if _TOLD.search(line)]
                 lines += [line.decode("utf-8", "replace").rstrip("\n") for line in found]
         except OSError:
             continue
@@ -80,7 +81,8 @@ def refusals(lines: List[str], main: int, born: Set[int], base: Set[int]) -> Lis
         if death is not None:
             is_ours = int(head.group(2)) == main and int(death.group(1)) in told
         else:
-            is_ours = head.group(1) == "emerg" and int(head.group(2)) in {main} | born | told
+            level, pid = head.group(1), int(head.group(2))
+            is_ours = level == "emerg" and pid in {main} | born or level in ("emerg", "alert") and pid in told
         found += [line] if is_ours else []
     return found
 

@@ -75,6 +75,10 @@ def is_worker(title: bytes) -> bool:
     return title.startswith(WORKER_TITLE)
 
 
+def _stays(child: Child, living: Dict[Child, bytes]) -> bool:
+    return child in living and is_worker(living[child]) and SHUTTING_DOWN not in living[child]
+
+
 class Reload:
     """One signal and its proof. `command` is SIGHUP or a shell command, `probe` a URL or ""."""
 
@@ -137,13 +141,12 @@ class Reload:
                 if is_worker(title):
                     self.born.setdefault(child, now)
         living = {child: title for child, title in found.items() if title}
-        leaving = [c for c, title in self.base.items() if is_worker(title) and not self._stays(c, living)]
-        self.left_old = self.left_old or bool(self.first) or bool(leaving)
+        self.left_old = self.left_old or bool(self.first) or any(not _stays(child, living) for child in self._old())
         return living
 
-    @staticmethod
-    def _stays(child: Child, living: Dict[Child, bytes]) -> bool:
-        return child in living and is_worker(living[child]) and SHUTTING_DOWN not in living[child]
+    def _old(self) -> List[Child]:
+        """The workers that served when we signalled; others were already on their way out."""
+        return [child for child in self.base if _stays(child, self.base)]
 
     def _judge(self, living: Dict[Child, bytes], now: float) -> Optional[Proof]:
         """The main process is idle with nothing pending: it has taken our signal and read what it wanted to."""
@@ -154,9 +157,9 @@ class Reload:
         if dead:
             pids = ", ".join(str(pid) for pid, _ in dead)
             return self._verdict("refused", self._told("a new worker of nginx died: %s" % pids))
-        if unborn or any(self._stays(child, living) for child, title in self.base.items() if is_worker(title)):
+        if unborn or any(_stays(child, living) for child in self._old()):
             return None
-        new = [child for child in self.born if self._stays(child, living)]
+        new = [child for child in self.born if _stays(child, living)]
         if not new or now - max(self.born[child] for child in new) < LIVE_S:
             return None
         return self._judge_living_workers(now)
