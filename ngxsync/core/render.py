@@ -135,7 +135,8 @@ def _peer_line(peer: PeerResult) -> str:
 def log_line(result: RunResult, peer: PeerResult) -> str:
     """The one line for the journal: what, how much, how long, outcome."""
     text = f"{_peer_line(peer).strip()}, {human_duration(result.duration_s)} [run {result.run}, {result.trigger}]"
-    reasons = [str(problem) for problem in peer.problems or result.problems][:1]
+    problems = [*peer.problems, *result.problems]
+    reasons = [str(problem) for problem in problems if problem.level == "error"][:1]
     message = peer.message or result.message
     if message and not reasons:
         reasons = [": ".join(part for part in (message.where, message.what) if part)]
