@@ -147,6 +147,12 @@ def are_equal(pair: Pair) -> bool:
     return manifest_of(pair.web1) == manifest_of(pair.web2) and not left_in_stages(pair.web2)
 
 
+def raise_if_not_in_sync(daemon: Resident) -> None:
+    """The next run finds nothing to do."""
+    run = daemon.sync()
+    assert (run.exit, run.outcome, run.changes) == (0, "in-sync", {}), run
+
+
 def raise_if_not_held(run: Run, code: str, *texts: str) -> None:
     assert (run.exit, run.peer["outcome"], run.code) == (
         8,
