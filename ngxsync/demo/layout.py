@@ -158,12 +158,12 @@ def sshd_config(layout: Layout) -> str:
 # Process 1 of web2, in mount and pid namespaces of its own, first as their root: web2's tree lies over web1's, since both
 # have the same path. /run/sshd is sshd's, and absent where the machine's own never ran: /run is covered then, not written to.
 WEB2_ROOT = """\
-set -e
-mount --bind "$DEMO/backup/nginx" "$DEMO/nginx"
-mount --bind "$DEMO/backup/passwd" /etc/passwd
+set -e  # mount -n: else mount makes /run/mount
+mount -n --bind "$DEMO/backup/nginx" "$DEMO/nginx"
+mount -n --bind "$DEMO/backup/passwd" /etc/passwd
 if [ "$IS_ROOT" ]; then
-    mount --bind "$DEMO/backup/shadow" /etc/shadow
-    [ -d /run/sshd ] || { mount -t tmpfs none /run; mkdir -m 0755 /run/sshd; }
+    mount -n --bind "$DEMO/backup/shadow" /etc/shadow
+    [ -d /run/sshd ] || { mount -n -t tmpfs none /run; mkdir -m 0755 /run/sshd; }
 fi
 cd /
 exec "$@"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -40,6 +41,15 @@ def find_program(name: str) -> str:
     return os.path.abspath(found)
 
 
+def raise_if_nameless() -> None:
+    """ssh and ssh-keygen run for no user whose number has no name."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        what = f"ssh runs for users with a name only, and {os.getuid()} has none here"
+        raise DemoFailed(Message(what, state="nothing was started", next="run it as another user")) from None
+
+
 def own_account() -> tuple[str, int, int]:
     """(name, uid, gid) of who runs this, as web2 knows it: a name of its own, since the machine's may be one that may not log in."""
     uid = os.geteuid()
@@ -50,7 +60,7 @@ class Machines:
     """The two hosts below one new folder: `start` them; `stop` ends every process and removes the folder."""
 
     def __init__(self) -> None:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+        folder = _new_folder()
         folder.chmod(0o711)  # workers of nginx that are another user pass through to the pages; what is secret is 0700
         web1, web2, ssh = free_ports(3)
         self.layout = Layout(folder, (web1, web2, ssh), own_account()[0])
@@ -59,6 +69,7 @@ class Machines:
 
     def start(self) -> None:
         """Both nginx and the sshd answer when this returns. Raises DemoFailed with what they said."""
+        raise_if_nameless()
         programs = {name: find_program(name) for name in ("nginx", "sshd", "ssh-keygen", "unshare", "rsync", "ssh")}
         self._write_files(programs["ssh-keygen"])
         self._start_web2(programs)
@@ -159,6 +170,11 @@ class Machines:
         self.processes.append(Process.of(child.pid))
         return child
 
+    def end(self, child: subprocess.Popen[bytes]) -> None:
+        """One that `spawn` started."""
+        Process.of(child.pid).end()
+        child.wait()
+
     def keep(self) -> None:
         """All goes on without this process; what `stop_kept` needs is written down."""
         known = [[process.pid, process.start, process.ends_by] for process in self.processes]
@@ -177,13 +193,24 @@ class Machines:
 
 def stop_kept(folder: Path) -> None:
     """Ends a demo that was kept. Raises DemoFailed where the folder is none of ours."""
+    folder = folder.resolve()
     try:
         known = [Process(*fields) for fields in json.loads((folder / PROCESSES).read_text())]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError):
+        known = []
+    if not known or not folder.name.startswith(PREFIX):
         hint = f"the folder is the one that `ngxsync demo --keep` printed: {tempfile.gettempdir()}/{PREFIX}..."
-        raise DemoFailed(Message("no demo was kept here", str(folder), "nothing was stopped", hint)) from error
+        raise DemoFailed(Message("no demo was kept here", str(folder), "nothing was stopped", hint))
     end_processes(known)
     shutil.rmtree(folder)
+
+
+def _new_folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+    except OSError as error:
+        hint = "name a folder that you may write to, e.g. TMPDIR=/var/tmp ngxsync demo"
+        raise DemoFailed(Message(f"no folder can be made: {error}", state="nothing was started", next=hint)) from error
 
 
 def last_line(log: Path) -> str:

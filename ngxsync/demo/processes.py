@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from ngxsync.core.errors import Message, NgxsyncError
 
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
 GRACE_S = 10.0
 
 Value = TypeVar("Value")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -34,8 +35,9 @@ class Story:
         self.layout = machines.layout
         self._state = MasterState(self.layout.state / "master", time.time)
         self._act = 0
+        self._daemon: subprocess.Popen[bytes]
         self._latest_run = ""
-        self._logged = 0  # bytes of the daemon's log that were told
+        self._logged = 0  # characters of the daemon's log that were told
 
     def play(self) -> None:
         """Raises DemoFailed where an act did not do what it tells."""
@@ -51,7 +53,9 @@ class Story:
         self._expect("/", texts.NEW_PAGE)
         self._good(f"web2 serves today's page, {human_duration(took_s)} after the command was given")
         self._note("from here on nobody gives a command: the daemon watches web1 (ngxsync run)")
+        self._latest_run = self._newest()["run"]
         self._start_daemon()
+        self._tell_log()
 
     def edit(self) -> None:
         self._title("An edit on web1: the shop answers /hello")
@@ -85,18 +89,22 @@ class Story:
         self._good("mended on web1, and equal again")
 
     def drift(self) -> None:
-        self._title("Somebody edits web2 by hand")
+        self._title(
+            "Somebody edits web2 by hand; the daemon is stopped meanwhile, since it would heal it at its next look"
+        )
+        self.machines.end(self._daemon)
         file = self.layout.backup_tree / texts.SHOP
         edited = texts.vhost("shop", texts.DRIFT)
         file.write_text(edited)
         self._note(f"web2 {texts.SHOP}: {texts.DRIFT}")
         self._command("diff", status=1)
-        self._note("the daemon would find it within 10m (check_every); we do not wait, and save the edit from nothing")
-        self._command("sync")
-        self._check(file.read_text() == (self.layout.tree / texts.SHOP).read_text(), "web2 is healed")
+        self._note("the daemon is started again (ngxsync run)")
+        self._start_daemon()
+        self._wait_for_run("applied", 0)
+        self._check(file.read_text() == (self.layout.tree / texts.SHOP).read_text(), "web2 has what web1 has")
         self._expect("/hello", texts.HELLO_TEXT)
         blob = self._kept(edited)
-        self._good("healed; what was there before is kept on web2:")
+        self._good("healed; what somebody wrote was saved first, and is kept on web2:")
         self._note(str(blob))
         self._command("diff", status=0)
 
@@ -106,7 +114,7 @@ class Story:
         """The first sync's seconds. Where no private view can be made here, once more with `rehearse = live`, and said so."""
         started = time.monotonic()
         if self._command("sync", "--yes", or_status=8):
-            self._check(self._new_run()["code"] == "rehearse", "only a view is missing")
+            self._check(self._newest()["code"] == "rehearse", "only a view is missing")
             self._note("here nginx -t can have no private view of the machine: `rehearse = live` tests after applying")
             self.layout.config.write_text(texts.config_ini(replace(self.layout, rehearse="live")))
             started = time.monotonic()
@@ -114,16 +122,19 @@ class Story:
         return time.monotonic() - started
 
     def _start_daemon(self) -> None:
+        """It is ready, and has looked at web2 once, when this returns."""
+        looked = self._state.load_peer("web2").last_run
         address = self.layout.runtime / "notify"
+        address.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.bind(str(address))
             manager.setblocking(False)
             argv = [*self.program, "run", "--config", str(self.layout.config)]
             child = self.machines.spawn(argv, self.layout.daemon_log, self._environment(NOTIFY_SOCKET=str(address)))
             wait_for(lambda: child.poll() is not None or "READY=1" in _received(manager), "the daemon is ready")
-        self._tell_log()
         self._check(child.poll() is None, "the daemon runs")
-        self._latest_run = self._newest()["run"]
+        wait_for(lambda: self._state.load_peer("web2").last_run != looked, "the daemon has looked at web2")
+        self._daemon = child
 
     def _environment(self, **more: str) -> dict[str, str]:
         return {**os.environ, "RUNTIME_DIRECTORY": str(self.layout.runtime), **more}
@@ -132,22 +143,28 @@ class Story:
         """Runs one of ours, shows it and what it said, and gives its exit status, which is one of the two."""
         argv = [name, "--config", str(self.layout.config), *options]
         self.say(f"  $ ngxsync {' '.join([name, *options])}")
-        done = subprocess.run(
-            [*self.program, *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=self._environment(),
-            text=True,
-            errors="replace",
-            start_new_session=True,
-            timeout=COMMAND_S,
-        )
+        done = self._run([*self.program, *argv])
         self._quote(done.stdout)
-        self._check(
-            done.returncode in (status, or_status), f"ngxsync {name} exits with {status}, not {done.returncode}"
-        )
+        found = f"ngxsync {name} exits with {done.returncode}"
+        self._check(done.returncode in (status, or_status), f"{status} is due, and {found}")
         return done.returncode
+
+    def _run(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """In a session of its own: Ctrl-C is the demo's."""
+        try:
+            return subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=self._environment(),
+                text=True,
+                errors="replace",
+                start_new_session=True,
+                timeout=COMMAND_S,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DemoFailed(Message(f"{' '.join(argv)} did not end within {COMMAND_S:g}s")) from error
 
     def _save(self, name: str, *lines: str) -> float:
         """An administrator's edit on web1; the moment of it."""
@@ -156,21 +173,21 @@ class Story:
         return time.monotonic()
 
     def _newest(self) -> dict[str, Any]:
-        return next(iter(self._state.history(1)), {"run": ""})
-
-    def _new_run(self) -> dict[str, Any]:
-        newest = self._newest()
-        return newest if newest["run"] != self._latest_run else {}
+        """The latest recorded run; one that is being written, or none, is no run yet."""
+        none = {"run": "", "outcome": "", "code": "", "exit": 0, "peers": []}
+        return {**none, **next(iter(self._state.history(1)), {})}
 
     def _wait_for_run(self, outcome: str, exit_status: int) -> dict[str, Any]:
-        """The next run that the daemon records, which has to have this outcome; its log lines are told."""
-        run = wait_for(self._new_run, f"the daemon records a run: {outcome}")
+        """The next run of this outcome that the daemon records; its log lines are told."""
+
+        def look() -> dict[str, Any]:
+            newest = self._newest()
+            is_it = (newest["outcome"], newest["exit"]) == (outcome, exit_status)
+            return newest if newest["run"] != self._latest_run and is_it else {}
+
+        run = wait_for(look, f"the daemon records a run that ends {outcome} ({exit_status})")
         self._latest_run = run["run"]
         self._tell_log()
-        found = (run["outcome"], run["exit"])
-        self._check(
-            found == (outcome, exit_status), f"the run is {outcome} ({exit_status}), not {found[0]} ({found[1]})"
-        )
         return run
 
     def _place(self, run: dict[str, Any]) -> str:
@@ -190,11 +207,11 @@ class Story:
 
     def _expect(self, path: str, text: str) -> None:
         found = fetch(self.layout.web2 + path)
-        self._check(found == text, f"web2 serves {text!r} at {path}, not {found!r}")
+        self._check(found == text, f"web2 serves {text!r} at {path} is due, and it is {found!r}")
 
-    def _check(self, is_so: bool, what: str) -> None:
+    def _check(self, is_so: bool, expected: str) -> None:
         if not is_so:
-            raise DemoFailed(Message(f"this should be so and is not: {what}", f"act {self._act}"))
+            raise DemoFailed(Message(f"not as it should be: {expected}", f"act {self._act}"))
 
     # how it is told
 
@@ -214,8 +231,9 @@ class Story:
             self.say(style(f"  | {line}".rstrip(), dim=True))
 
     def _tell_log(self) -> None:
+        """What the daemon has logged since, without the times."""
         text = self.layout.daemon_log.read_text(errors="replace")
-        self._quote(text[self._logged :])
+        self._quote(re.sub(r"^\d\S+ ", "", text[self._logged :], flags=re.MULTILINE))
         self._logged = len(text)
 
 
