@@ -175,6 +175,7 @@ def test_names_with_colons_commas_and_backslashes(pair: Pair) -> None:
     """nginx itself finds nothing by a pattern below such a directory: its files are named one by one."""
     host, root, page = pair.web2, "/srv/odd:na,me\\x", "html/b:a,d\\.html"
     host.stop_nginx()
+    host.run(["sh", "-c", 'mkdir "$0" && mount -t tmpfs none "$0"', root])
     conf = NGINX_CONF.replace("include vhosts/*.conf", "include vhosts/c:d,e.conf")
     write_tree(host, root, {**BASE_TREE, "conf/nginx.conf": conf, "conf/vhosts/c:d,e.conf": HERE, page: "old"})
     host.run(["nginx", "-p", root, "-c", "conf/nginx.conf"])
