@@ -7,10 +7,14 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ngxsync.core.model import PeerResult
+from ngxsync.daemon.preparing import make_batch
+from ngxsync.daemon.reports import is_news
 from tests.hosts import Host, wait_until
 from tests.pair import BASE_TREE, ROOT, Daemon, Pair, make_pair, manifest_of, write_tree
 
@@ -409,6 +413,44 @@ def test_names_cannot_forge_a_line_of_the_log(pair: Pair) -> None:
         daemon.wait_for("refused")
         assert all(LINE.match(line) for line in daemon.log().splitlines())
         assert "\x1b" not in daemon.log()
+
+
+TRIGGERS: dict[str, tuple[list[str], tuple[str, tuple[str, ...], bool]]] = {
+    "a change": (["change"], ("change", (), False)),
+    "the schedule reads every file again": (["change", "schedule"], ("schedule", (), True)),
+    "a retry is for its peer alone": (["retry web2"], ("retry", ("web2",), False)),
+    "two retries": (["retry web3", "resume web2", "retry web2"], ("resume", ("web3", "web2"), False)),
+    "a retry and a change are for all": (["retry web2", "change"], ("change", (), False)),
+}
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+def test_several_triggers_make_one_run(name: str) -> None:
+    triggers, (trigger, peers, full) = TRIGGERS[name]
+    options = make_batch(triggers).options()
+    assert (options.trigger, options.peers, options.full, options.by_person) == (trigger, peers, full, False)
+
+
+GONE = PeerResult("web2", "unreachable", "timeout", 4)
+GOOD = PeerResult("web2", "in-sync", snapshot="a")
+NEWS: dict[str, tuple[PeerResult | None, PeerResult, bool]] = {
+    "the first result": (None, GOOD, True),
+    "a quiet check": (GOOD, replace(GOOD, snapshot="b"), False),
+    "in sync after an edit": (replace(GOOD, outcome="applied"), GOOD, False),
+    "another edit": (replace(GOOD, outcome="applied"), replace(GOOD, outcome="applied"), True),
+    "an outage goes on": (GONE, replace(GONE, snapshot="b"), False),
+    "an outage of another kind": (GONE, replace(GONE, code="auth"), True),
+    "back again": (GONE, GOOD, True),
+    "the same refusal": (PeerResult("w", "refused", "refused", 5, "a"), PeerResult("w", "refused", "", 5, "a"), False),
+    "another refusal": (PeerResult("w", "refused", "", 5, "a"), PeerResult("w", "refused", "", 5, "b"), True),
+    "refused here, then there": (PeerResult("w", "refused", "", 3), PeerResult("w", "refused", "", 5), True),
+}
+
+
+@pytest.mark.parametrize("name", NEWS)
+def test_only_news_is_logged(name: str) -> None:
+    previous, result, expected = NEWS[name]
+    assert is_news(previous, result) == expected
 
 
 def test_the_daemon_takes_little_while_idle(pair: Pair) -> None:

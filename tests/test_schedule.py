@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,7 +15,7 @@ import time_machine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ngxsync.edges.schedule import HEARTBEAT_S, STALE_S, Schedule, check_cron, next_fires
+from ngxsync.edges.schedule import HEARTBEAT_S, STALE_S, Schedule, check_cron, local_zone, next_fires
 
 BERLIN = ZoneInfo("Europe/Berlin")
 PATIENCE_S = 30
@@ -272,3 +273,16 @@ def test_a_clock_that_is_put_back_by_years_does_not_stop_the_schedule(traveller:
     schedule.wake()
     assert fired.wait_for(1) == ["check_every"]
     schedule.stop()
+
+
+def test_the_local_zone_knows_its_clock_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def offsets() -> list[timedelta | None]:
+        zone = local_zone(tmp_path / "localtime")
+        return [datetime(2026, month, 1, tzinfo=zone).utcoffset() for month in (1, 7)]
+
+    monkeypatch.delenv("TZ", raising=False)
+    assert offsets() == [timedelta(0), timedelta(0)]
+    (tmp_path / "localtime").symlink_to("/usr/share/zoneinfo/Europe/Berlin")
+    assert offsets() == [timedelta(hours=1), timedelta(hours=2)]
+    monkeypatch.setenv("TZ", ":America/New_York")
+    assert offsets() == [timedelta(hours=-5), timedelta(hours=-4)]

@@ -64,6 +64,7 @@ def run_daemon(file: Path) -> int:
     """Until SIGTERM or SIGINT. Raises ConfigError, StateError, or Locked where another daemon is at work."""
     config = read_config(file)
     service.setup_logging(config.log_format)
+    service.keep_memory_small()
     with caught_signals() as signals, ExitStack() as owned:
         owned.enter_context(only_instance(config.state_dir, time.time()))
         return Daemon(config, file, signals, owned).run()

@@ -121,6 +121,7 @@ class Worker:
                 self._warm()
             else:
                 self._try_again()
+            del task  # 10,000 entries are not kept while nothing happens
             self._busy_since = None
 
     def _next(self) -> Task | None:
