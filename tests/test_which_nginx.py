@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ngxsync.agent.nginx import parse_build, parse_title
+from ngxsync.agent.binary import parse_build
+from ngxsync.agent.nginx import parse_title
 from tests.agent import Agent
 from tests.hosts import Host, wait_until
 from tests.pair import BASE_TREE, NGINX_CONF, ROOT, Pair, manifest_of, write_tree

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ngxsync
-from ngxsync.agent import nginx, scan
+from ngxsync.agent import binary, scan
 from ngxsync.agent.manifest import PROTOCOL
 from ngxsync.core.errors import Held, Message, NgxsyncError
 from ngxsync.core.model import Problem, Projection, Snapshot
@@ -134,7 +134,7 @@ def problems_from(answer: Mapping[str, Any]) -> tuple[Problem, ...]:
 def read_nginx(root: str) -> tuple[str, str, str]:
     """(binary, prefix, main configuration file) as `nginx -V` has them compiled in; empty where none can be run."""
     try:
-        build = nginx.read_build(nginx.find_binary({"binary": "auto", "root": root}))
+        build = binary.read_build(binary.find_binary({"binary": "auto", "root": root}))
     except (OSError, subprocess.SubprocessError):
         return "", "", ""
     return build.binary, build.prefix, os.path.join(build.prefix, build.conf_path)
