@@ -81,6 +81,18 @@ class PeerRecord:
         found = (entry for entry in self.quarantine if entry.snapshot == snapshot and peer in ("", entry.peer))
         return next((entry.why for entry in found), None)
 
+    def with_answer(self, answer: Mapping[str, Any]) -> PeerRecord:
+        """This record after the answer of one of this master's runs there; as it is where that run accepted nothing."""
+        if not answer.get("generation"):
+            return self
+        return replace(
+            self,
+            generation=str(answer["generation"]),
+            accepted=str(answer["id"]),
+            accepted_at=float(answer["at"]),
+            proven=bool(answer["proven"]),
+        )
+
     def with_refusal(self, snapshot: str, why: str, at: float) -> PeerRecord:
         """This record with a refusal in rehearsal: of a snapshot that was refused before, it is one try more."""
         known = self.refused

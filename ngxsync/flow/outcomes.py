@@ -96,6 +96,8 @@ def result_of(run: PeerRun, compared: Comparison, answer: Mapping[str, Any]) -> 
     outcome, code = str(answer.get("outcome") or ""), str(answer["code"])
     if not answer["ok"] and code in TRANSIENT:
         raise TransactionFailed(message_of(answer, peer), code=code)
+    if code == "recovered":
+        raise TransactionFailed(interrupted(peer), code="died")
     if outcome == model.HELD:
         raise Held(message_of(answer, peer), code=code)
     problems = tuple(Problem(p["text"], p["file"], p["line"], p["level"]) for p in answer.get("problems", ()))
@@ -209,12 +211,17 @@ def first_contact_hold(peer: str, master: str) -> Hold:
     return Hold("first-contact", Message(what, peer, f"{peer} unchanged", hint))
 
 
-def never_begun(run: str, peer: PeerConfig) -> Message:
+def died(answer: Mapping[str, Any], peer: PeerConfig) -> TransactionFailed:
+    return TransactionFailed(message_of(answer, peer), code="died")
+
+
+def interrupted(peer: PeerConfig) -> Message:
+    """Something ended the agent in the middle: no verdict on the snapshot."""
     return Message(
-        f"the connection was cut before run {run} began",
+        "the agent was ended in the middle of its work, and what it had begun was undone",
         f"{peer.user}@{peer.host}",
-        f"{peer.name} unchanged",
-        "it is tried again",
+        f"{peer.name} runs what it ran before, its old files are back",
+        f"it is tried again; why it ended: `journalctl -e` on {peer.name}",
     )
 
 

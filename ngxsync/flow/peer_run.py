@@ -78,6 +78,8 @@ class PeerRun:
         self.record = replace(self.record, broken="")
         compared = compare(self.config, self.peer.config, self.snapshot, self.record, base, answer)
         self.plan = compared.plan
+        if base is None and compared.base is not None and not self.options.dry_run:
+            self.memory.save_accepted(self.name, self.record.generation, compared.base)
         return compared
 
     def _recover(self) -> None:
@@ -210,36 +212,42 @@ class PeerRun:
         timeout_s = requests.transact_timeout_s(self.config, self.peer.config, test_s)
         with self.timed("transact"):
             try:
-                return self._call("transact", request, timeout_s, self._go)
+                answer = self._call("transact", request, timeout_s, self._go)
             except (outcomes.Superseded, Held):
                 self._note_open("")  # given up before it began
                 raise
-            except PeerUnreachable as error:
-                if error.code != "cut":
+            except (PeerUnreachable, AgentFailed) as error:
+                if isinstance(error, PeerUnreachable) and error.code != "cut":
                     raise
                 return self.ask_for(run, error)
+            if answer["code"] == "died":
+                return self.ask_for(run, outcomes.died(answer, self.peer.config))
+            return answer
 
     def _note_open(self, run: str) -> None:
         """Durably, before the peer is asked: whatever dies, the next contact asks for this run's answer."""
         self.record = replace(self.record, open_run=run)
         self.memory.save_peer(self.record)
 
-    def ask_for(self, run: str, cause: NgxsyncError | None = None) -> dict[str, Any]:
-        """The answer of a run whose connection was cut. Raises `cause` (or PeerUnreachable) where it is not to be had yet."""
+    def ask_for(self, run: str, cause: NgxsyncError) -> dict[str, Any]:
+        """The answer of a run that ended without one here; what it left open is put right. Raises `cause` where there is none."""
         request = {**requests.common(self.config, self.peer.config, self.projection), "run": run}
         end = time.monotonic() + requests.transact_timeout_s(
             self.config, self.peer.config, self.prepared.validation.seconds
         )
         while True:
-            answer = self._call("show", request, ASK_S)
+            try:
+                answer = self._call("show", request, ASK_S)
+            except (PeerUnreachable, AgentFailed) as error:
+                raise cause from error  # that nobody answers now says nothing about what was begun
             if answer["state"] == "done":
                 return dict(answer["answer"])
             if answer["state"] == "open":
                 self._recover()
             elif answer["state"] == "unknown":
-                raise cause or PeerUnreachable(outcomes.never_begun(run, self.peer.config), code="cut")
+                raise cause
             elif time.monotonic() > end:
-                raise cause or PeerUnreachable(outcomes.still_running(run, self.peer.config), code="cut")
+                raise PeerUnreachable(outcomes.still_running(run, self.peer.config), code="cut") from cause
             time.sleep(ASK_EVERY_S)
 
     def settle_open_run(self) -> None:
@@ -252,11 +260,7 @@ class PeerRun:
         if answer["state"] in ("open", "running"):
             self._recover()
             answer = self._call("show", request, ASK_S)
-        generation = (answer["answer"] or {}).get("generation") if answer["state"] == "done" else None
-        if generation:
-            # its manifest is not kept here any more: the next scan is whole, and equal trees are adopted
-            self.record = replace(self.record, generation=generation)
-        self.record = replace(self.record, open_run="")
+        self.record = replace(self.record.with_answer(answer["answer"] or {}), open_run="")
         self.memory.save_peer(self.record)
 
     # step 10, the master's memory
@@ -267,14 +271,9 @@ class PeerRun:
             result = replace(result, warnings=(*result.warnings, *self._worth_saying(compared)))
         record = replace(self.record, open_run="")
         if answer["ok"]:
-            generation = str(answer["generation"])
-            self.memory.save_accepted(self.name, generation, compared.snapshot.manifest)
+            self.memory.save_accepted(self.name, str(answer["generation"]), compared.snapshot.manifest)
             record = replace(
-                record,
-                generation=generation,
-                accepted=compared.snapshot.id,
-                accepted_at=float(answer["at"]),
-                proven=bool(answer["proven"]),
+                record.with_answer(answer),
                 projection=compared.snapshot.projection.as_json(),
                 master_roots=dict(compared.snapshot.roots),
                 peer_roots=dict(compared.peer.roots),
