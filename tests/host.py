@@ -273,7 +273,7 @@ class Host:
     def _mounts(self) -> dict[str, str]:
         """{id of a mount: where it is}, in the order in which they were made."""
         lines = Path(f"/proc/{self.pid}/mountinfo").read_text().splitlines()
-        return {fields[0]: fields[4] for fields in map(str.split, lines)}
+        return {fields[0]: _unescaped(fields[4]) for fields in map(str.split, lines)}
 
     def kill(self) -> None:
         """Ends the host at once; the kernel takes its processes, mounts and network with it."""
@@ -300,6 +300,11 @@ def _in_network_of(pid: int, make: Callable[[], Value]) -> Value:
     thread.start()
     thread.join()
     return made[0]
+
+
+def _unescaped(point: str) -> str:
+    """The kernel writes a space or a backslash of a mount point in octal."""
+    return re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), point)
 
 
 def _remove(path: Path) -> None:
