@@ -18,7 +18,7 @@ from tests.pair import Pair, snapshot_inodes
 AS_ROOT: list[str] = []
 # a user who may not even log in: web2 knows him by another name
 AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
-DEMO = [sys.executable, "-m", "ngxsync", "demo"]
+NGXSYNC = [sys.executable, "-m", "ngxsync"]
 ENVIRONMENT = {"PYTHONPATH": str(PROJECT), "HOME": "/nonexistent"}
 FOLDER = re.compile(r"/tmp/ngxsync-demo-\w+")
 URL = re.compile(r"http://127\.0\.0\.1:(\d+)/")
@@ -62,17 +62,37 @@ def host(pair: Pair) -> Host:
 
 @contextmanager
 def nothing_is_left(host: Host) -> Iterator[None]:
-    """No process, no file, no mount; /etc and /usr/local are as they were, down to the inodes."""
+    """No process, no file, no mount; /etc, /usr/local and others are as they were, down to the inodes."""
 
-    def look() -> tuple[object, ...]:
-        files = snapshot_inodes(host, "/etc", "/usr/local", "/var/lib", "/var/log/nginx", "/root", "/srv")
-        names = sorted(str(path) for folder in ("/tmp", "/run") for path in host.path(folder).rglob("*"))
-        return sorted(host.commands().values()), files, names, host.path("/proc/1/mounts").read_text()
+    def look() -> dict[str, object]:
+        files = snapshot_inodes(host, "/etc", "/usr/local", "/var/lib", "/var/log/nginx", "/srv")
+        names = {str(path): "" for folder in ("/tmp", "/run", "/root") for path in host.path(folder).rglob("*")}
+        processes = "\n".join(sorted(host.commands().values()))
+        return {**files, **names, "processes": processes, "mounts": host.path("/proc/1/mounts").read_text()}
 
     before = look()
     yield
     after = look()
-    assert after == before
+    assert {name: after.get(name) for name in {*before, *after} if before.get(name) != after.get(name)} == {}
+
+
+def called(user: list[str], *arguments: str, before: str = "") -> list[str]:
+    """`ngxsync ARGUMENTS`, called in a mount namespace of its own, in which `before`, a shell text, prepares the machine.
+
+    A project or a Python below /root, where a user may not look, is shown there alone.
+    """
+    hidden = {folder for folder in (str(PROJECT), sys.prefix, sys.base_prefix) if folder.startswith("/root/")}
+    opened = "".join(f"exec {number}<{folder}\n" for number, folder in enumerate(sorted(hidden), 3))
+    shown = "".join(
+        f"mkdir -p {folder}; mount -n -c --bind /proc/self/fd/{number} {folder}; exec {number}<&-\n"
+        for number, folder in enumerate(sorted(hidden), 3)
+    )
+    cover = f"{opened}mount -n -t tmpfs -o mode=755 none /root\n{shown}" if hidden else ""
+    return ["unshare", "--mount", "sh", "-ec", f'{cover}{before}\nexec "$@"', "sh", *user, *NGXSYNC, *arguments]
+
+
+def demo(host: Host, user: list[str], *options: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    return host.run(called(user, "demo", *options, before=before), env=ENVIRONMENT, check=False, timeout=100)
 
 
 def told(output: str, story: str = STORY) -> None:
@@ -83,12 +103,6 @@ def told(output: str, story: str = STORY) -> None:
     for wanted in story.strip().splitlines():
         pattern = re.compile(wanted.replace("FOLDER", re.escape(folder[0])))
         assert any(pattern.match(line) for line in lines), f"not told, or not here: {wanted}\n{output}"
-
-
-def demo(host: Host, user: list[str], *options: str, before: str = "") -> subprocess.CompletedProcess[str]:
-    """`before` is shell that prepares a mount namespace of the call's own."""
-    apart = ["unshare", "--mount", "sh", "-ec", f'{before}\nexec "$@"', "sh"] if before else []
-    return host.run([*apart, *user, *DEMO, *options], env=ENVIRONMENT, check=False, timeout=100)
 
 
 @pytest.mark.parametrize("user", [AS_ROOT, AS_NOBODY], ids=["root", "nobody"])
@@ -103,7 +117,7 @@ def test_the_story_is_told_and_nothing_is_left(host: Host, user: list[str]) -> N
 def test_two_at_once(host: Host) -> None:
     with nothing_is_left(host):
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        both = [host.popen([*user, *DEMO], env=ENVIRONMENT, **streams) for user in (AS_NOBODY, AS_NOBODY)]
+        both = [host.popen(called(user, "demo"), env=ENVIRONMENT, **streams) for user in (AS_NOBODY, AS_NOBODY)]
         outputs = [process.communicate(timeout=100)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     for output in outputs:
@@ -125,7 +139,7 @@ def test_keep_and_stop(host: Host, user: list[str]) -> None:
         )
         status = re.search(r"ngxsync (status --config \S+)", done.stdout)
         assert status
-        argv = [*user, "env", f"RUNTIME_DIRECTORY={folder}/run", *DEMO[:-1], *status[1].split()]
+        argv = called([*user, "env", f"RUNTIME_DIRECTORY={folder}/run"], *status[1].split())
         assert "-> web2: in-sync" in wait_until(
             lambda: text if "in-sync" in (text := host.run(argv, env=ENVIRONMENT).stdout) else "", "status says in-sync"
         )
@@ -136,12 +150,19 @@ def test_keep_and_stop(host: Host, user: list[str]) -> None:
         assert folder in stopped.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("moment", ["Two web servers", "$ ngxsync sync", "2. An edit", "3. A typo"])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("Two web servers", signal.SIGINT),
+        ("$ ngxsync sync", signal.SIGTERM),
+        ("2. An edit", signal.SIGHUP),
+        ("3. A typo", signal.SIGINT),
+    ],
+)
 def test_an_interrupted_demo_leaves_nothing(host: Host, moment: str, number: signal.Signals) -> None:
     with nothing_is_left(host):
         process = host.popen(
-            [*AS_NOBODY, *DEMO],
+            called(AS_NOBODY, "demo"),
             env={**ENVIRONMENT, "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -158,8 +179,8 @@ def test_an_interrupted_demo_leaves_nothing(host: Host, moment: str, number: sig
 def test_a_locked_root_and_an_sshd_that_never_ran(host: Host) -> None:
     """As on many a machine: no password for root, and no /run/sshd."""
     before = """
-        cp /etc/shadow /tmp/shadow; sed -i 's/^root:[^:]*:/root:!:/' /tmp/shadow
-        mount -n --bind /tmp/shadow /etc/shadow; rm /tmp/shadow
+        mount -n -t tmpfs none /mnt
+        sed 's/^root:[^:]*:/root:!:/' /etc/shadow >/mnt/shadow; mount -n --bind /mnt/shadow /etc/shadow
         mount -n -t tmpfs none /run
     """
     with nothing_is_left(host):
@@ -199,8 +220,11 @@ def test_a_user_without_a_name_is_told(host: Host) -> None:
 
 def test_a_web2_that_does_not_start_is_told(host: Host) -> None:
     """A program that is no nginx: what it said is in the message."""
-    before = "printf '#!/bin/sh\\necho broken by the test; exit 1' >/tmp/nginx; chmod +x /tmp/nginx; "
-    before += "mount -n --bind /tmp/nginx /usr/sbin/nginx; rm /tmp/nginx"
+    before = """
+        mount -n -t tmpfs none /mnt
+        printf '#!/bin/sh\\necho broken by the test; exit 1' >/mnt/nginx; chmod +x /mnt/nginx
+        mount -n --bind /mnt/nginx /usr/sbin/nginx
+    """
     with nothing_is_left(host):
         done = demo(host, AS_NOBODY, before=before)
     assert done.returncode == 1

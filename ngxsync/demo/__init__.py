@@ -77,6 +77,7 @@ def _tell_how_to_play(machines: Machines, say: Say) -> None:
         f"  edit     {layout.tree}/conf/vhosts/shop.conf  (web1)",
         f"           {layout.backup_tree}/conf/vhosts/shop.conf  (web2)",
         f"  look     curl {layout.web2}/hello",
+        f"  reload   kill -HUP $(cat {layout.tree}/logs/nginx.pid)  (web1's own nginx: ngxsync reloads web2's only)",
         f"  follow   tail -f {layout.daemon_log}",
         *(f"  {name:<7}  {program} {name} --config {layout.config}" for name in ("status", "diff", "history", "sync")),
         f"  stop     {program} demo --stop {layout.folder}",

@@ -170,6 +170,10 @@ class Machines:
         self.processes.append(Process.of(child.pid))
         return child
 
+    def reload_web1(self) -> None:
+        """As its administrator does; the daemon never reloads the master's nginx."""
+        os.kill(self._nginx_of_web1(), signal.SIGHUP)
+
     def end(self, child: subprocess.Popen[bytes]) -> None:
         """One that `spawn` started."""
         Process.of(child.pid).end()
