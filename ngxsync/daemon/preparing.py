@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ngxsync.core.config import SyncConfig
 from ngxsync.core.errors import Message, NgxsyncError
-from ngxsync.core.model import PeerResult, RunResult, Snapshot
+from ngxsync.core.model import RunResult, Snapshot
 from ngxsync.daemon.reports import Tally, log_master, logger
 from ngxsync.daemon.worker import RUN_AGAIN_FROM_S, Task, Worker
 from ngxsync.flow.interfaces import Named, Options, Prepared, Validation
@@ -190,7 +190,7 @@ class Preparer:
         options, started = make_batch([CHANGE]).options(), time.time()
         validation: Validation | None = None
         with suppress(NgxsyncError):  # the run that is made anew says so
-            prepared = self._pipeline.work_ahead(options, self._tested)
+            prepared = self._pipeline.work_ahead(self._tested)
             self._ahead = ahead
             self._hand_over(prepared, options, started, ahead)
             validation = self._pipeline.master.validate()
@@ -252,8 +252,8 @@ class Preparer:
             return
         log_master(result)
         self._pipeline.record(result, options)
-        for name, worker in self._workers.items():
-            worker.overrule(PeerResult(name, result.outcome, result.code, result.exit, message=result.message))
+        for worker in self._workers.values():
+            worker.overrule(result, options)
         self._told()
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ngxsync.core import model
 from ngxsync.core.errors import Message, NgxsyncError
-from ngxsync.core.model import PeerResult
+from ngxsync.core.model import PeerResult, RunResult
 from ngxsync.daemon.reports import Tally, is_news, logger, remembered
 from ngxsync.flow.brake import Brake
 from ngxsync.flow.interfaces import Options, Peer, Prepared
@@ -65,6 +65,7 @@ class Worker:
         self._runs = Backoff(min(RUN_AGAIN_FROM_S, retry_at_least_s), retry_at_least_s, jitter)
         self._retry_at: float | None = None
         self._task: Task | None = None
+        self._overruled: tuple[RunResult, Options] | None = None
         self._is_warming = self._is_stopping = False
         self._brake = Brake()
         self._busy_since: float | None = None
@@ -78,6 +79,7 @@ class Worker:
         """The newest state; one that still waits is dropped for it."""
         with self._changed:
             dropped, self._task = self._task, task
+            self._overruled = None
             self._changed.notify_all()
         if dropped is not None:
             dropped.tally.leave_out(self.name, started=dropped.started)
@@ -88,9 +90,14 @@ class Worker:
             self._is_warming = True
             self._changed.notify_all()
 
-    def overrule(self, result: PeerResult) -> None:
-        """What is known of this peer without asking it: the master itself has nothing to send."""
-        self.latest = result
+    def overrule(self, result: RunResult, options: Options) -> None:
+        """A run that ended on this host: the newest that is known of the peer, though nobody asked it."""
+        with self._changed:
+            dropped, self._task = self._task, None
+            self._overruled = result, options
+            self._changed.notify_all()
+        if dropped is not None:
+            dropped.tally.leave_out(self.name, started=dropped.started)
 
     def stop(self) -> None:
         """Ends after the transaction under way; a run that has not reached it is given up. Does not wait."""
@@ -117,6 +124,8 @@ class Worker:
             self._busy_since = self._clock()
             if task is not None:
                 self._run(task)
+            elif self._overruled:
+                self._note()
             elif self._is_warming:
                 self._warm()
             else:
@@ -128,7 +137,7 @@ class Worker:
         """The next task, or None: something else is to be done."""
 
         def has_work() -> bool:
-            return bool(self._task or self._is_warming or self._is_stopping)
+            return bool(self._task or self._overruled or self._is_warming or self._is_stopping)
 
         with self._changed:
             wait_s = None if self._retry_at is None else max(0.0, self._retry_at - self._clock())
@@ -137,6 +146,15 @@ class Worker:
                 return None
             task, self._task = self._task, None
             return task
+
+    def _note(self) -> None:
+        with self._changed:
+            overruled, self._overruled = self._overruled, None
+        if overruled is None:
+            return
+        result, options = overruled
+        self.latest = PeerResult(self.name, result.outcome, result.code, result.exit, message=result.message)
+        self._pipeline.note_failed(self.name, result, options)
 
     def _warm(self) -> None:
         self._is_warming = False

@@ -70,7 +70,7 @@ class Pipeline:
         snapshot, validation, named = self.validate()
         return Prepared(run, snapshot, validation, named)
 
-    def work_ahead(self, options: Options, tested: Validation) -> Prepared:
+    def work_ahead(self, tested: Validation) -> Prepared:
         """Step 2 alone: what peers may compare and stage while `nginx -t` still runs. `tested` is the latest one's verdict.
 
         The caller tests, scans again, and lets nobody through the gate unless both agree with this.
@@ -93,21 +93,24 @@ class Pipeline:
         try:
             prepared = self.prepare(options)
         except NgxsyncError as error:
-            return self.record(self.failed(options, error, started), options)
+            result = self.failed(options, error, started)
+            for peer in peers:
+                self.note_failed(peer.config.name, result, options)
+            return self.record(result, options)
         with ThreadPoolExecutor(max_workers=max(1, len(peers))) as pool:
             results = tuple(pool.map(lambda peer: self.run_peer(peer, prepared, options), peers))
         return self.record(self.result(prepared, results, options, started), options)
 
     def failed(self, options: Options, error: NgxsyncError, started: float) -> RunResult:
-        """A run that ended before any peer was asked: what `status` says of each of them from now on."""
-        result = failed_run(self.memory.new_run_id(self.random_hex()), options, error, started)
-        for peer in self.chosen(options):
-            name = peer.config.name
-            about = PeerResult(name, result.outcome, result.code, result.exit, message=result.message)
-            # a run that has the lock writes its whole record at its end: this one would be lost, or that one's memory
-            with suppress(NgxsyncError), self.memory.lock(name, 0.0, run=result.run):
-                self._remember(name, result.run, about, options)
-        return result
+        """A run that ended before any peer was asked."""
+        return failed_run(self.memory.new_run_id(self.random_hex()), options, error, started)
+
+    def note_failed(self, name: str, result: RunResult, options: Options) -> None:
+        """What `status` says of a peer from then on, unless a run on it is under way: that one knows more."""
+        about = PeerResult(name, result.outcome, result.code, result.exit, message=result.message)
+        # who has the lock writes the whole record at its end: this word would be lost, or that run's memory
+        with suppress(NgxsyncError), self.memory.lock(name, 0.0, run=result.run):
+            self._remember(name, result.run, about, options)
 
     @staticmethod
     def _warm(peer: Peer) -> None:
