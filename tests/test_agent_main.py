@@ -18,7 +18,7 @@ from ngxsync.agent import unit
 from tests.agent import STATE, Agent, agent_argv
 from tests.hosts import PROJECT, Host, wait_until
 from tests.pair import Pair, manifest_of
-from tests.test_apply import applied, left_behind, planned
+from tests.test_apply import applied, left_behind, live, planned
 
 VHOST = "server { listen 80; server_name v; return 200 new; }\n"
 
@@ -76,14 +76,17 @@ def test_a_hang_up_of_the_whole_session_is_nothing_to_it(agent: Agent) -> None:
 
 
 def test_a_reader_that_is_gone_is_nothing_to_it(agent: Agent) -> None:
-    """The answer is longer than a pipe holds, and nobody reads it."""
-    many = {f"html/{number:04d}-{'x' * 200}": "dir" for number in range(300)}
-    request = agent.plan({**many, "conf/vhosts/v.conf": VHOST})
+    """The answer is longer than a pipe holds (a warning for each hard link), and nobody reads it."""
+    names = [f"html/{number:04d}-{'x' * 200}" for number in range(300)]
+    applied(agent, dict.fromkeys(names, "old"))
+    for name in names:
+        os.link(live(agent.host, name), live(agent.host, f"logs/{name[5:]}"))
+    request = agent.plan(dict.fromkeys(names, "new"))
     process = begun(agent, request)
-    assert process.stdout is not None
-    process.stdout.close()
-    process.wait()
-    assert ended(agent, request["run"])["outcome"] == "applied"
+    agent.host.signal_to(process, signal.SIGKILL)
+    process.communicate()
+    answer = ended(agent, request["run"])
+    assert (answer["outcome"], len(answer["warnings"])) == ("applied", 300)
     wait_until(lambda: not [t for t in agent.host.commands().values() if "ngxsync.agent" in t], "no process is left")
 
 
@@ -94,6 +97,32 @@ def test_a_cut_request_begins_nothing(agent: Agent) -> None:
         answer = json.loads(agent.host.run(agent_argv("transact"), input=text[:length]).stdout)
         assert (answer["ok"], answer["code"]) == (False, "agent")
     assert manifest_of(agent.host) == before
+
+
+BUSCTL = """#!/bin/sh
+echo "$@" >>/tmp/busctl
+case $1 in get-property) echo "b $(cat /tmp/kills)" ;; *) exec sh -c "$(cat /tmp/then)" ;; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("kills", "then", "warned"), [("false", "", 0), ("true", ":", 0), ("true", "echo no; exit 1", 1)]
+)
+def test_where_systemd_ends_processes_with_their_login_it_leaves_it(
+    agent: Agent, kills: str, then: str, warned: int
+) -> None:
+    """What systemd is asked; that it does so is systemd's own promise."""
+    for path, text in (("/usr/local/bin/busctl", BUSCTL), ("/tmp/kills", kills), ("/tmp/then", then)):
+        agent.host.path(path).write_text(text)
+    agent.host.path("/usr/local/bin/busctl").chmod(0o755)
+    agent.host.path("/run/systemd/system").mkdir(parents=True)
+    answer = applied(agent, {"html/index.html": "new\n"})
+    agent.host.path("/usr/local/bin/busctl").unlink()
+    asked = agent.host.path("/tmp/busctl").read_text()
+    assert asked.startswith("get-property org.freedesktop.login1 ")
+    scope = r"StartTransientUnit ssa\(sv\)a\(sa\(sv\)\) ngxsync-(\d+)\.scope fail 1 PIDs au 1 \1 0\n"
+    assert bool(re.search(scope, asked)) is (kills == "true")
+    assert answer["warnings"] == ["systemd may end this run with its login: no"][:warned]
 
 
 # installed

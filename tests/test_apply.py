@@ -11,14 +11,14 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ngxsync.agent.manifest import Entry
+from ngxsync.agent.manifest import Entry, from_json, snapshot_id
 from tests.agent import STATE, Agent, File, agent_argv
 from tests.hosts import Host, wait_until
 from tests.pair import ROOT, Pair, manifest_of
@@ -346,6 +346,36 @@ def test_a_request_without_end_is_refused(agent: Agent) -> None:
     )
 
 
+def test_a_tree_that_is_absent_is_made_with_the_planned_mode(pair: Pair) -> None:
+    agent = Agent(pair.web2, root="/srv/www/tree")
+    agent.settings["conf"] = f"{ROOT}/conf/nginx.conf"
+    scanned = agent.scan()
+    assert (scanned["empty"], scanned["changed"]) == (True, {})
+    request = agent.plan({"page": "new\n"})
+    root = Entry("dir", 0o751, "www-data", "root", 0, 0, "")
+    request["changes"].insert(0, {"path": agent.root, "before": None, "after": list(root)})
+    request["delta"][agent.root] = list(root)
+    request["id"] = snapshot_id(from_json(request["delta"]), agent.projection)
+    assert agent.transact(request)["outcome"] == "applied"
+    tree = manifest_of(agent.host, agent.root)
+    assert tree["."] == ("d", 0o751, 33, 0, 0, "")
+    assert agent.host.path("/srv/www").stat().st_mode & 0o777 == 0o755
+    assert agent.scan()["id"] == request["id"]
+
+
+def test_a_symlinked_root_is_followed_once(pair: Pair) -> None:
+    real = pair.web2.path("/srv/real")
+    real.mkdir()
+    pair.web2.path("/srv/alias").symlink_to("real")
+    agent = Agent(pair.web2, root="/srv/alias")
+    agent.settings["conf"] = f"{ROOT}/conf/nginx.conf"
+    answer = agent.transact(agent.plan({"page": "new\n", "folder": "dir", "folder/x": "x"}))
+    assert answer["outcome"] == "applied", answer
+    assert agent.scan()["roots"]["/srv/alias"]["real"] == "/srv/real"
+    assert (real / "folder/x").read_text() == "x"
+    assert os.listdir(real / ".ngxsync") == []
+
+
 # the stage
 
 
@@ -469,6 +499,34 @@ def test_a_directory_that_became_a_link_is_not_followed(agent: Agent) -> None:
         assert agent.transact(request)["code"] == "peer-changed"
     assert sorted(os.listdir(outside)) == ["other", "victim"]
     assert (outside / "other").read_text() == "o"
+
+
+def test_an_edit_between_comparison_and_exchange_is_put_back_whole(agent: Agent) -> None:
+    """Each kind of change is held up just before it is made; what was made before it goes too."""
+    applied(agent, {"html/a": "1", "html/b": "1", "html/gone": "g", "html/link": ("link", "a")})
+    wanted = {"html/a": "2", "html/b": "2", "html/gone": None, "html/link": ("link", "b"), "html/new": "n"}
+    edits: dict[str, Callable[[Path], Any]] = {
+        "html/b": lambda path: path.write_text("edited"),
+        "html/gone": lambda path: path.write_text("edited"),
+        "html/link": lambda path: (path.unlink(), path.write_text("a file now")),
+        "html/new": lambda path: path.write_text("made here"),
+    }
+    for name, edit in edits.items():
+        request = agent.plan(wanted)
+        argv = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2"]
+        slowed = [*argv, "-e", "inject=renameat2:delay_enter=400000:when=1", "--", *agent_argv("transact")]
+        with agent.host.popen(slowed, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            wait_until(agent.host.path(f"{STATE}/peer/journal").exists, "the journal is open", every_s=0.001)
+            edit(live(agent.host, name))
+            expected = manifest_of(agent.host)
+            answer = json.loads(process.communicate()[0])
+        assert (answer["code"], answer["message"]["where"]) == ("peer-changed", f"{ROOT}/{name}")
+        assert manifest_of(agent.host) == expected
+        assert left_behind(agent.host) == []
+        live(agent.host, "html/new").unlink(missing_ok=True)
 
 
 SAVES = """

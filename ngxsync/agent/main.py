@@ -10,7 +10,7 @@ import sys
 import traceback
 from typing import Any, Callable, Dict, List
 
-from . import inspection, journal
+from . import inspection, journal, unit
 from .answers import Abandoned, Failure
 from .facts import facts
 from .manifest import PROTOCOL, is_clean
@@ -198,7 +198,10 @@ def _in_own_session(work: Callable[[], Answer], writing: int) -> None:
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
+        bound = unit.leave_login()
         answer = guarded(work)
+        if bound:
+            answer.setdefault("warnings", []).append(bound)
         with os.fdopen(writing, "wb") as stream:
             stream.write(json.dumps(answer).encode("ascii"))
     except BrokenPipeError:

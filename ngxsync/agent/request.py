@@ -6,7 +6,7 @@ import time
 from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 from .answers import Failure
-from .exchange import Exchange, NotEmpty, action_of, entry_of, names_in, root_entry
+from .exchange import Exchange, action_of, entry_of, root_entry
 from .journal import Item
 from .manifest import DIR, FILE, Entry, Manifest, entry_from_json, is_clean, is_same, patched, snapshot_id, tree_of
 from .paths import Anchor
@@ -148,16 +148,6 @@ def raise_if_unknown_owner(exchange: Exchange) -> None:
     if missing:
         what = "this host has no %s" % ", no ".join(sorted(missing))
         raise Failure("missing-user", what, next="create it here, or exclude what it owns")
-
-
-def raise_if_not_empty(exchange: Exchange) -> None:
-    """A directory that is to become something else may hold only what the plan takes away. Raises exchange.NotEmpty."""
-    going = {item.path for item in exchange.items if item.after is None}
-    for item in exchange.items:
-        if item.action == "exchange" and item.before is not None and item.before[0] == DIR:
-            with exchange.live(item) as (folder, name):
-                if any(item.path + "/" + below not in going for below in names_in(name, folder)):
-                    raise NotEmpty(item.path)
 
 
 def raise_if_not_equal(request: Dict[str, Any], store: Store, planned: Manifest) -> None:

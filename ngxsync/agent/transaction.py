@@ -22,7 +22,6 @@ from .request import (
     make_items,
     planned_manifest,
     raise_if_adopts_more,
-    raise_if_not_empty,
     raise_if_not_equal,
     raise_if_not_yours,
     raise_if_unknown_owner,
@@ -106,7 +105,6 @@ class Transaction:
         raise_if_unknown_owner(exchange)
         known = self.store.cache()
         exchange.items = [self._compared(exchange, item, known) for item in exchange.items]
-        raise_if_not_empty(exchange)
         folder_of = {}
         for tree in self.trees:
             folder_of[tree] = "%s/%s/%s/%s" % (tree, OWN_FOLDER, exchange.run, stage.STAGE)

@@ -1,10 +1,11 @@
-"""ngxsync-recover.service on the peer: without it P1 does not cover power loss (TRANSACTION, recovery).
+"""What is asked of systemd: ngxsync-recover.service, without which P1 does not cover power loss, and a scope for a transaction.
 
-Put there at the first sync as root, and only for the standard state directory: a trial or a demo changes nothing of the host.
+The unit is put there at the first sync as root, and only for the standard state directory: a trial changes nothing of the host.
 """
 
 import os
 import subprocess
+from typing import List, Tuple
 
 STANDARD_STATE = "/var/lib/ngxsync"
 NAME = "ngxsync-recover.service"
@@ -59,3 +60,33 @@ def install(state_dir: str) -> bool:
     if os.path.isdir("/run/systemd/system"):
         subprocess.run(["systemctl", "daemon-reload"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
     return True
+
+
+def leave_login() -> str:
+    """Where systemd ends all processes of a login with it: into a scope of our own. "" or why that was not possible."""
+    if not os.path.isdir("/run/systemd/system") or not _ends_processes():
+        return ""
+    name = "ngxsync-%d.scope" % os.getpid()
+    what = ["StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", "1", "PIDs", "au", "1", str(os.getpid()), "0"]
+    bus = ["busctl"] if os.geteuid() == 0 else ["busctl", "--user"]
+    done = _run(bus + ["call"] + _object("systemd1") + what)
+    return "" if done[0] == 0 else "systemd may end this run with its login: %s" % done[1]
+
+
+def _ends_processes() -> bool:
+    return _run(["busctl", "get-property"] + _object("login1") + ["KillUserProcesses"]) == (0, "b true")
+
+
+def _object(name: str) -> List[str]:
+    return ["org.freedesktop." + name, "/org/freedesktop/" + name, "org.freedesktop.%s.Manager" % name]
+
+
+def _run(argv: List[str]) -> Tuple[int, str]:
+    """(exit status, output)."""
+    try:
+        done = subprocess.run(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=5
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return 1, str(error)
+    return done.returncode, done.stdout.decode("utf-8", "replace").strip()
