@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -240,8 +239,3 @@ def test_stop_touches_no_other_folder(host: Host, name: str) -> None:
     assert done.returncode == 1
     assert "no demo was kept here" in done.stderr
     assert [path.name for path in folder.iterdir()] == ["processes.json"]
-
-
-def test_the_make_target_calls_it() -> None:
-    makefile = (Path(PROJECT) / "Makefile").read_text()
-    assert "\n\t@.venv/bin/ngxsync demo $(ARGS)\n" in makefile
