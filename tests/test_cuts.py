@@ -6,8 +6,11 @@ that waits in front of the real one.
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -27,6 +30,7 @@ from tests.resident import (
 
 PROBE = "http://127.0.0.1:8099/"
 QUICK = "connect_timeout = 1s"
+NOT_KNOWN = "the outcome of run {run} on web2 is not known yet: all of it or nothing"
 
 
 class Probe:
@@ -195,8 +199,11 @@ def test_where_nobody_can_be_asked_the_outcome_is_told_as_not_known(synced: Resi
 
     run = synced.answer()
 
-    raise_if_not_unreachable(run, "web2 has the old or the new state, nothing between")
+    raise_if_not_unreachable(run, NOT_KNOWN.format(run=run.data["run"]))
     assert "unchanged" not in run.text
+    later = synced.sync()
+    raise_if_not_unreachable(later, NOT_KNOWN.format(run=run.data["run"]))
+    assert "unchanged" not in later.text
     probe.answer(asked)
     wait_until_ended(pair.web2)
     assert served(pair.web2) == "edited"
@@ -209,6 +216,94 @@ def test_where_nobody_can_be_asked_the_outcome_is_told_as_not_known(synced: Resi
 def raise_if_not_unreachable(run: Run, state: str) -> None:
     assert (run.exit, run.outcome) == (4, "unreachable"), run
     assert state in run.peer["message"]["state"], run
+
+
+# the peer vanishes
+
+WAITING = """#!/bin/sh
+for last; do :; done
+case "$last" in {argument})
+    echo > /run/reached
+    read -r go < /run/go
+esac
+exec {program} "$@"
+"""
+
+
+@contextmanager
+def waiting(host: Host, program: str, argument: str) -> Iterator[None]:
+    """As long as this lasts, the program waits on this host before it begins where its last argument fits the pattern."""
+    real, kept = host.path(program), host.path(f"{program}.real")
+    os.mkfifo(host.path("/run/go"))
+    real.rename(kept)
+    real.write_text(WAITING.format(argument=argument, program=f"{program}.real"))
+    real.chmod(0o755)
+    try:
+        yield
+    finally:
+        kept.rename(real)
+        stopped = [pid for pid, line in host.commands().items() if f"sh {program} " in line]
+        if stopped:
+            host.run(["kill", "-KILL", *map(str, stopped)], check=False)
+
+
+@pytest.mark.parametrize(
+    ("program", "argument"),
+    [
+        ("/usr/bin/python3", "scan"),
+        ("/usr/bin/python3", "stage"),
+        ("/usr/bin/rsync", "*"),
+        ("/usr/bin/python3", "transact"),
+    ],
+    ids=["scan", "stage", "rsync", "transact"],
+)
+def test_a_peer_that_vanishes(synced: Resident, program: str, argument: str) -> None:
+    pair = synced.pair
+    pair.write_config(peer=QUICK)
+    before = manifest_of(pair.web2), pair.web2.nginx_workers()
+    with waiting(pair.web2, program, argument):
+        write_tree(pair.web1, ROOT, site("edited"))
+        synced.begin()
+        wait_until(pair.web2.path("/run/reached").exists, f"{program} {argument} waits")
+        pair.web2.vanish_from(pair.web1)
+        started = time.monotonic()
+
+        run = synced.answer()
+
+    assert time.monotonic() - started < 15
+    raise_if_not_unreachable(run, NOT_KNOWN.format(run=run.data["run"]) if argument == "transact" else "unchanged")
+    assert (manifest_of(pair.web2), pair.web2.nginx_workers()) == before
+    raise_if_healed(synced)
+
+
+def test_a_peer_that_vanishes_in_its_proof(synced: Resident, probe: Probe) -> None:
+    """It goes on without us."""
+    asked = begin(synced, probe, "edited")
+    synced.pair.web2.vanish_from(synced.pair.web1)
+    started = time.monotonic()
+
+    run = synced.answer()
+
+    assert time.monotonic() - started < 15
+    raise_if_not_unreachable(run, NOT_KNOWN.format(run=run.data["run"]))
+    probe.answer(asked)
+    answered = time.monotonic()
+    wait_until_ended(synced.pair.web2)
+    assert time.monotonic() - answered < 5, "a probe that took its time makes the rest no slower"
+    assert served(synced.pair.web2) == "edited"
+    synced.pair.write_config(peer=QUICK)
+    raise_if_healed(synced)
+
+
+def raise_if_healed(process: Resident) -> None:
+    """The peer is back: the next run ends with both equal, and nothing is left of the one before."""
+    pair = process.pair
+    pair.web2.return_to(pair.web1)
+    run = process.sync()
+    assert run.exit == 0, run
+    assert served(pair.web2) == "edited"
+    assert are_equal(pair)
+    raise_if_not_in_sync(process)
 
 
 # the peer's agent dies

@@ -125,12 +125,13 @@ class Reload:
                 return self._verdict("died", DIED)
             is_quiet = is_idle(self.running.pid)
             living = self._look(looked)
+            cost_s = time.monotonic() - looked  # of looking at hundreds of workers; a slow probe is none of it
             verdict = self._judge(living, looked) if is_quiet else None
             if verdict is not None:
                 return verdict
             if time.monotonic() >= self.end:
                 return self._verdict("timeout", self.failure or "nginx gave no verdict within %.0f s" % self.timeout_s)
-            time.sleep(max(POLL_S, 2 * (time.monotonic() - looked)))  # hundreds of workers cost time to look at
+            time.sleep(max(POLL_S, 2 * cost_s))
 
     def _look(self, now: float) -> Dict[Child, bytes]:
         found = family(self.running.pid)

@@ -38,6 +38,11 @@ class LinkSettings:
         return f"{self.user}@{self.host}:{self.port}"
 
     @property
+    def silence_s(self) -> int:
+        """An open connection without a sign of life for so long is given up: three times what opening one may take."""
+        return 3 * max(1, ceil(self.connect_timeout_s))
+
+    @property
     def known_hosts_name(self) -> str:
         """What a line of known_hosts begins with for this peer."""
         return self.host if self.port == 22 else f"[{self.host}]:{self.port}"
@@ -77,7 +82,7 @@ def render_ssh_config(settings: LinkSettings, config_file: Path, control_path: P
   BatchMode yes
   PreferredAuthentications publickey
   ConnectTimeout {timeout}
-  ServerAliveInterval 5
+  ServerAliveInterval {timeout}
   ServerAliveCountMax 3
   ControlMaster no
   ControlPersist 1h

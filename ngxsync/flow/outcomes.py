@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ngxsync.core import model
@@ -223,6 +224,16 @@ def interrupted(peer: PeerConfig) -> Message:
         f"{peer.name} runs what it ran before, its old files are back",
         f"it is tried again; why it ended: `journalctl -e` on {peer.name}",
     )
+
+
+def with_state(error: PeerUnreachable, verb: str, peer: str, open_run: str) -> PeerUnreachable:
+    """What is true after a call that got no answer: what reads changes nothing, and what an earlier run began is not known."""
+    state = error.message.state
+    if open_run:
+        state = f"the outcome of run {open_run} on {peer} is not known yet: all of it or nothing"
+    elif verb in ("scan", "stage", "show"):
+        state = f"{peer} unchanged"
+    return PeerUnreachable(replace(error.message, state=state), code=error.code)
 
 
 def still_running(run: str, peer: PeerConfig) -> Message:

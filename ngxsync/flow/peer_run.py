@@ -102,7 +102,10 @@ class PeerRun:
         self, verb: str, request: dict[str, Any], timeout_s: float, go: Callable[[], None] | None = None
     ) -> dict[str, Any]:
         install = self.options.install and not self.options.dry_run
-        answer = self.peer.call(verb, request, timeout_s=timeout_s, install=install, go=go)
+        try:
+            answer = self.peer.call(verb, request, timeout_s=timeout_s, install=install, go=go)
+        except PeerUnreachable as error:
+            raise outcomes.with_state(error, verb, self.name, self.record.open_run) from error
         if not answer["ok"] and verb != "transact":
             raise AgentFailed(outcomes.message_of(answer, self.peer.config), code=str(answer["code"]))
         return answer

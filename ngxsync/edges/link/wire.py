@@ -28,7 +28,6 @@ logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
 # what a connection raises that is gone
 CONNECTION_ERRORS = (SSHException, OSError, EOFError)
 ANSWER_LIMIT = 256 * 1024 * 1024
-SILENCE_S = 15  # without a sign of life for so long a peer is given up
 CHUNK = 1 << 16
 Channel = paramiko.Channel
 
@@ -94,7 +93,7 @@ class Wire:
         self._fabric.client.set_missing_host_key_policy(paramiko.RejectPolicy())
         self._fabric.client.load_system_host_keys(str(settings.known_hosts))
         self._fabric.open()
-        self._fabric.transport.set_keepalive(SILENCE_S)
+        self._fabric.transport.set_keepalive(settings.silence_s // 3)
 
     def _socket(self) -> socket.socket:
         """Without delay (40 ms on each call otherwise), and given up soon when the peer is gone."""
@@ -102,8 +101,8 @@ class Wire:
         sock = socket.create_connection((settings.host, settings.port), timeout=settings.connect_timeout_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, settings.silence_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, settings.silence_s * 1000)
         return sock
 
     def _hop(self, config_file: Path) -> socket.socket:
