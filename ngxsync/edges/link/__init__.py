@@ -32,6 +32,8 @@ PROBE = (
 WHOAMI = 'echo "$(id -un)@$(cat /proc/sys/kernel/hostname) $(cat /proc/sys/kernel/random/boot_id)"'
 # 126, 127: what env and a shell say of a program that is not there; the agent says 127 for a Python that is too old
 NO_PYTHON = (126, 127)
+# what Python says of an agent whose files are empty, cut off or not all there: a whole one always answers
+DAMAGED = (0, 1)
 
 
 class AgentBundle(Protocol):
@@ -217,7 +219,8 @@ class Link:
         if outcome.status in NO_PYTHON and not way.is_probed:
             return replace(way, python=self._probe(), is_probed=True)
         missing = b"can't open file" in outcome.stderr or b"can't find '__main__'" in outcome.stderr
-        return replace(way, is_absent=True) if missing and not way.is_absent else None
+        # asked twice, a transaction gives the answer that it gave, or the one that undoing it gave
+        return replace(way, is_absent=True) if (missing or outcome.status in DAMAGED) and not way.is_absent else None
 
     def _probe(self) -> str:
         """The first Python from 3.6 on that the peer has. Raises AgentFailed."""
