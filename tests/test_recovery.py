@@ -132,9 +132,10 @@ class Killer:
             self.current = self.other()
         expected = "new" if self.current is NEW else "old"
         assert self.host.get("/v") == (200, expected), (where, answers)
-        accepted = self.agent.scan()["accepted"]
+        scanned = self.agent.scan()
+        accepted = scanned["accepted"]
         self.agent.generation = accepted["generation"]
-        assert self.agent.scan()["id"] == accepted["id"], where
+        assert scanned["id"] == accepted["id"], where
         shown = self.agent.call("show", run=request["run"])
         assert shown["state"] == ("done" if found == after else shown["state"]), where
         if found == after:

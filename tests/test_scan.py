@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -142,15 +143,26 @@ def test_what_cannot_be_read_is_reported(tree: Path) -> None:
     os.wait()
 
 
+BUSY = """
+import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY)
+while True:
+    os.pwrite(fd, b"y", 0)
+    if not os.lseek(fd, 0, os.SEEK_CUR):
+        print("writing", flush=True)
+        os.lseek(fd, 1, os.SEEK_SET)
+"""
+
+
 def test_a_file_that_never_keeps_still_is_reported(tree: Path) -> None:
     busy = tree / "busy"
-    busy.write_bytes(b"x" * (8 << 20))
-    writer = subprocess.Popen(["sh", "-c", f"while :; do printf y >> {busy}; done"])
-    try:
+    busy.touch()
+    os.truncate(busy, 64 << 20)
+    with subprocess.Popen([sys.executable, "-c", BUSY, busy], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "writing\n"
         found = scan(projection(tree))
-    finally:
         writer.kill()
-        writer.wait()
     assert found.unread == [f"{busy}: it is being written"]
     assert str(busy) not in found.manifest
 
