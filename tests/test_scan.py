@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ngxsync.agent import renames, stage
+from ngxsync.agent import folders, renames, stage
 from ngxsync.agent import scan as scanning
 from ngxsync.agent.exchange import Exchange, Ids
 from ngxsync.agent.journal import Item
@@ -243,7 +243,7 @@ def prepared(live: Path, wanted: Path) -> Iterator[tuple[Exchange, Manifest, Man
         for c in plan.changes
     ]
     items: list[Item] = make_items(changes, [str(live)], Names(True))
-    stage.make_run_folder(str(live), str(live), "run", [stage.PREP, stage.STAGE])
+    folders.make_run_folder(str(live), str(live), "run", [folders.PREP, folders.STAGE])
     for item in items:
         if item.after and item.after[0] == "file" and item.action in ("create", "exchange"):
             staged = live / ".ngxsync/run/stage" / os.path.relpath(item.path, live)

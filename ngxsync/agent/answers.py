@@ -1,6 +1,6 @@
 """Answers of the agent: JSON objects with `ok`, and for failures a stable code and a message in four parts."""
 
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 
 class Failure(Exception):
@@ -23,3 +23,20 @@ class Abandoned(Failure):
 
     def __init__(self) -> None:
         super(Abandoned, self).__init__("abandoned", "the caller gave this run up before it began")
+
+
+def guarded(work: Callable[[], Dict[str, Any]]) -> Dict[str, Any]:
+    """Failures are answers; anything else is a bug and says where."""
+    try:
+        return work()
+    except Failure as failure:
+        return failure.answer()
+    except Exception as error:  # noqa: BLE001 - one of the two outermost places
+        import traceback
+
+        where = traceback.format_exc(limit=-4)
+        return {
+            "ok": False,
+            "code": "bug",
+            "message": {"what": repr(error), "where": where, "state": "unknown", "next": "report it"},
+        }

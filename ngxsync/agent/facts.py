@@ -11,15 +11,14 @@ import struct
 import subprocess
 from typing import Any, Dict, List
 
-from . import unit
+from . import journal, unit
 from .answers import Failure
 from .directives import Directive, NamedFile, named_files, read_all
-from .inspection import first_line, hello, missing_names
 from .manifest import tree_of
 from .nginx import Nginx, find_nginx
-from .recovery import describe
 from .rehearsal import rehearse
 from .store import Store
+from .trees import first_line, hello, missing_names
 
 Answer = Dict[str, Any]
 
@@ -45,7 +44,7 @@ def facts(request: Answer) -> Answer:
         "rsync": _version_of("rsync"),
         "trees": {tree: _tree_facts(tree) for tree in trees},
         "state": _tree_facts(request["state_dir"]),
-        "journal": describe(store.journal),
+        "journal": journal.describe(store.journal),
         "lock": store.holder("transaction"),
         "accepted": store.accepted(),
         "missing_users": missing_names(request.get("users", []), request.get("groups", [])),

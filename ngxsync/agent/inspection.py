@@ -1,9 +1,7 @@
-"""The verbs that change nothing: hello, scan, show, status."""
+"""The verbs for people: show and status; and what the agent says to one who calls it by hand."""
 
 import base64
 import os
-import platform
-import socket
 import subprocess
 import sys
 import time
@@ -12,72 +10,15 @@ from typing import Any, Callable, Dict, List, Optional
 from . import journal, unit
 from .answers import Failure
 from .directives import named_files, read_all
-from .manifest import PROTOCOL, delta, is_clean, snapshot_id, to_json, tree_of
+from .manifest import is_clean, tree_of
 from .nginx import find_nginx
 from .paths import Anchor
-from .recovery import describe
-from .scan import Names, entry_at, scan
+from .scan import Names, entry_at
 from .store import Store
 
 Answer = Dict[str, Any]
 
 SHOW_LIMIT = 4 << 20
-
-
-def hello(_request: Answer) -> Answer:
-    return {
-        "ok": True,
-        "protocol": PROTOCOL,
-        "host": socket.gethostname(),
-        "boot_id": first_line("/proc/sys/kernel/random/boot_id"),
-        "uid": os.geteuid(),
-        "python": platform.python_version(),
-        "executable": sys.executable,
-        "now": time.time(),
-    }
-
-
-def scan_trees(request: Answer) -> Answer:
-    """The live trees against the accepted manifest, where the caller has the same one (by generation); else against nothing."""
-    store = Store(request["state_dir"])
-    accepted = store.accepted()
-    full = bool(request.get("full"))
-    try:
-        found = scan(request["projection"], None if full else store.cache(), store.root)
-    except OSError as error:
-        raise Failure("scan", "%s: %s" % (error.filename, error.strerror), next="see that the agent's user may read it")
-    if os.path.isdir(store.root):
-        store.keep_cache(found.cache)
-    same = accepted is not None and accepted["generation"] == request.get("generation")
-    base = store.accepted_manifest(accepted) if same else {}
-    changed = delta(base, found.manifest)
-    # a master that lost its copy (its connection was cut, then it died) asks for what it accepted itself
-    copy = to_json(store.accepted_manifest(accepted)) if request.get("want_base") and accepted is not None else None
-    return {
-        "base_manifest": copy,
-        "ok": True,
-        "id": snapshot_id(found.manifest, request["projection"]),
-        "now": time.time(),
-        "empty": all(path in found.roots for path in found.manifest),
-        "base": "accepted" if same else "none",
-        "changed": {path: None if entry is None else list(entry) for path, entry in changed.items()},
-        "specials": found.specials,
-        "kept_apart": found.kept_apart,
-        "unread": found.unread,
-        "roots": found.roots,
-        "accepted": accepted,
-        "journal": describe(store.journal),
-        "missing_users": missing_names(request.get("users", []), request.get("groups", [])),
-    }
-
-
-def missing_names(users: List[str], groups: List[str]) -> List[str]:
-    import grp
-    import pwd
-
-    known_users, known_groups = {u.pw_name for u in pwd.getpwall()}, {g.gr_name for g in grp.getgrall()}
-    missing = ["user " + name for name in users if not name.startswith("#") and name not in known_users]
-    return missing + ["group " + name for name in groups if not name.startswith("#") and name not in known_groups]
 
 
 def show(request: Answer) -> Answer:
@@ -132,22 +73,14 @@ def _named_secrets(settings: Dict[str, Any]) -> List[str]:
     return [item.path for item in named if item.role in ("key", "auth")]
 
 
-def first_line(path: str) -> str:
-    try:
-        with open(path) as stream:
-            return stream.readline().strip()
-    except OSError:
-        return ""
-
-
 def status(request: Answer) -> Answer:
     """What the peer knows by itself: accepted, open journal, nginx running or not, the latest run."""
     store = Store(request["state_dir"])
     return {
         "ok": True,
-        "host": socket.gethostname(),
+        "host": os.uname().nodename,
         "accepted": store.accepted(),
-        "journal": describe(store.journal),
+        "journal": journal.describe(store.journal),
         "last": latest(store),
         "recovery_unit": unit.state(request["state_dir"]),
     }

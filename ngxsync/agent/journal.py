@@ -96,3 +96,14 @@ def end(path: str) -> None:
     except FileNotFoundError:
         return
     fsync_folder(os.path.dirname(path))
+
+
+def describe(path: str) -> Optional[Dict[str, Any]]:
+    """The open journal for people and other hosts, None where there is none: {run, phase, since}."""
+    try:
+        opened = read(path)
+    except Damaged:
+        return {"run": "", "phase": "damaged", "since": None}
+    if opened is None:
+        return None
+    return {"run": opened.header["run"], "phase": opened.phase, "since": opened.header.get("at")}

@@ -3,7 +3,6 @@
 import ctypes
 import errno
 import os
-import platform
 from typing import Optional
 
 RENAME_NOREPLACE = 1
@@ -39,14 +38,14 @@ def _checked(result: int, name: Optional[str] = None) -> int:
 
 def renameat2(source_fd: int, source: str, target_fd: int, target: str, flags: int) -> None:
     """Raises OSError; ENOSYS or EINVAL where kernel or file system lacks it."""
-    number = _RENAMEAT2.get(platform.machine())
+    number = _RENAMEAT2.get(os.uname().machine)
     args = (source_fd, os.fsencode(source), target_fd, os.fsencode(target), flags)
     if hasattr(_libc, "renameat2"):
         _checked(_libc.renameat2(*args), target)
     elif number is not None:
         _checked(_libc.syscall(number, *args), target)
     else:
-        raise OSError(errno.ENOSYS, "renameat2 is not known for " + platform.machine(), target)
+        raise OSError(errno.ENOSYS, "renameat2 is not known for " + os.uname().machine, target)
 
 
 def syncfs(fd: int) -> None:

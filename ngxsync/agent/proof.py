@@ -13,7 +13,6 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from .errorlog import LogMark, read_since, refusals, text_of
 from .nginx import MASTER_TITLE, SHUTTING_DOWN, WORKER_TITLE, Running, is_alive, read_title, start_time
-from .probe import ask
 
 LIVE_S = 0.2
 POLL_S = 0.003
@@ -189,6 +188,8 @@ class Reload:
             return self._verdict("refused", self.failure)
         if not self.probe:
             return self._verdict("proven", "")
+        from .probe import ask  # http and tls: 13 ms that most runs need not spend
+
         answer = ask(self.probe, max(0.5, self.end - now))
         if answer:
             return self._verdict("refused", answer)

@@ -1,9 +1,9 @@
 """Finish or undo what a crash left open: safe at any time, twice, and without the master (TRANSACTION, recovery)."""
 
 import subprocess
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
-from . import journal, stage
+from . import folders, journal
 from .captures import Edits, keep_after
 from .errorlog import log_paths, mark_logs
 from .exchange import Exchange, Ids
@@ -46,7 +46,7 @@ def recover(store: Store) -> Optional[Dict[str, Any]]:
 def close(store: Store, opened: Journal) -> None:
     journal.end(store.journal)
     for tree in opened.header["projection"]["trees"]:
-        stage.remove_run_folder(tree["path"], opened.header["run"])
+        folders.remove_run_folder(tree["path"], opened.header["run"])
 
 
 def finish(store: Store, exchange: Exchange, accepted: Dict[str, Any], phase: str) -> Dict[str, Any]:
@@ -138,22 +138,3 @@ def reload_old(nginx: Nginx, settings: Dict[str, Any]) -> Proof:
         return Proof("timeout", "its main process did not become idle within %.0f s" % wait_s, [], True, wait_s)
     marks = mark_logs(log_paths(nginx.conf, nginx)[0])
     return Reload(running, marks, settings["prove_timeout_s"], settings["reload"], "").run(lambda: None)
-
-
-def sweep(store: Store, trees: List[str]) -> None:
-    """Remove run folders that no journal names: a stage of a run that never began. Called under the transaction lock."""
-    opened = journal.read(store.journal)
-    if opened is None:
-        for tree in trees:
-            stage.remove_run_folder(tree, None)
-
-
-def describe(path: str) -> Optional[Dict[str, Any]]:
-    """The open journal for people and other hosts, None where there is none: {run, phase, since}."""
-    try:
-        opened = journal.read(path)
-    except journal.Damaged:
-        return {"run": "", "phase": "damaged", "since": None}
-    if opened is None:
-        return None
-    return {"run": opened.header["run"], "phase": opened.phase, "since": opened.header.get("at")}

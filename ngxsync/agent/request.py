@@ -7,11 +7,11 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 from .answers import Failure
 from .exchange import Exchange, action_of, entry_of, root_entry
+from .folders import home_of, homes
 from .journal import Item
 from .manifest import DIR, FILE, Entry, Manifest, entry_from_json, is_clean, is_same, patched, snapshot_id, tree_of
 from .paths import Anchor
 from .scan import OWN_FOLDER, Names, Scan, scan
-from .stage import home_of, homes
 from .store import RUN_NAME, Store
 
 Accepted = Optional[Dict[str, Any]]

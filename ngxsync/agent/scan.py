@@ -11,7 +11,6 @@ import os
 import pwd
 import re
 import stat
-import tempfile
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from .manifest import DIR, FILE, LINK, Entry, Manifest
@@ -122,9 +121,14 @@ def file_system_clock(folder: str) -> int:
     if not folder:
         return 0
     try:
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            os.write(probe.fileno(), b".")
-            return os.fstat(probe.fileno()).st_ctime_ns
+        name = os.path.join(folder, ".clock.%d" % os.getpid())
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.unlink(name)
+            os.write(fd, b".")
+            return os.fstat(fd).st_ctime_ns
+        finally:
+            os.close(fd)
     except OSError:
         return 0
 

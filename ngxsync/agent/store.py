@@ -17,6 +17,7 @@ from . import kernel
 from . import manifest as manifests
 from .scan import Cache
 
+LOCK_WAIT_S = 5.0
 RUN_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}\Z")
 BLOB_NAME = re.compile(r"[0-9a-f]{64}\Z")
 

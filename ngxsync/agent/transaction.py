@@ -7,7 +7,7 @@ import os
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from . import journal, stage
+from . import folders, journal, stage
 from .answers import Failure
 from .captures import keep_after, keep_before
 from .errorlog import LogMark, log_paths, mark_logs
@@ -27,9 +27,7 @@ from .request import (
     raise_if_unknown_owner,
 )
 from .scan import OWN_FOLDER, SPECIAL, Names, Unstable
-from .store import Busy, Store
-
-LOCK_WAIT_S = 5.0
+from .store import LOCK_WAIT_S, Busy, Store
 
 Answer = Dict[str, Any]
 
@@ -76,7 +74,7 @@ class Transaction:
         """Nothing of this run stays in the trees, unless an open journal still needs it."""
         if journal.read(self.store.journal) is None:
             for tree in self.trees:
-                stage.remove_run_folder(tree, self.request["run"])
+                folders.remove_run_folder(tree, self.request["run"])
 
     def _timed(self, step: str, work: Callable[[], Any]) -> Any:
         started = time.monotonic()
@@ -107,9 +105,9 @@ class Transaction:
         exchange.items = [self._compared(exchange, item, known) for item in exchange.items]
         folder_of = {}
         for tree in self.trees:
-            folder_of[tree] = "%s/%s/%s/%s" % (tree, OWN_FOLDER, exchange.run, stage.STAGE)
+            folder_of[tree] = "%s/%s/%s/%s" % (tree, OWN_FOLDER, exchange.run, folders.STAGE)
             for home in sorted({item.home for item in exchange.items if item.tree == tree}):
-                stage.make_run_folder(home, tree, exchange.run, [stage.PREP])
+                folders.make_run_folder(home, tree, exchange.run, [folders.PREP])
         self.warnings += stage.prepare(exchange, folder_of)
 
     @staticmethod

@@ -1,0 +1,116 @@
+"""The verbs that every run calls first: hello, scan, stage. What they import is little, since it is waited for."""
+
+import os
+import sys
+import time
+from typing import Any, Dict, List
+
+from . import journal
+from .answers import Failure
+from .failures import failure_of
+from .folders import STAGE, make_run_folder, remove_run_folder
+from .manifest import PROTOCOL, delta, is_clean, snapshot_id, to_json
+from .scan import OWN_FOLDER, scan
+from .store import LOCK_WAIT_S, RUN_NAME, Busy, Damaged, Store
+
+Answer = Dict[str, Any]
+
+
+def hello(_request: Answer) -> Answer:
+    return {
+        "ok": True,
+        "protocol": PROTOCOL,
+        "host": os.uname().nodename,
+        "boot_id": first_line("/proc/sys/kernel/random/boot_id"),
+        "uid": os.geteuid(),
+        "python": "%d.%d.%d" % sys.version_info[:3],
+        "executable": sys.executable,
+        "now": time.time(),
+    }
+
+
+def scan_trees(request: Answer) -> Answer:
+    """The live trees against the accepted manifest, where the caller has the same one (by generation); else against nothing."""
+    store = Store(request["state_dir"])
+    accepted = store.accepted()
+    full = bool(request.get("full"))
+    try:
+        found = scan(request["projection"], None if full else store.cache(), store.root)
+    except OSError as error:
+        raise Failure("scan", "%s: %s" % (error.filename, error.strerror), next="see that the agent's user may read it")
+    if os.path.isdir(store.root):
+        store.keep_cache(found.cache)
+    same = accepted is not None and accepted["generation"] == request.get("generation")
+    base = store.accepted_manifest(accepted) if same else {}
+    changed = delta(base, found.manifest)
+    # a master that lost its copy (its connection was cut, then it died) asks for what it accepted itself
+    copy = to_json(store.accepted_manifest(accepted)) if request.get("want_base") and accepted is not None else None
+    return {
+        "base_manifest": copy,
+        "ok": True,
+        "id": snapshot_id(found.manifest, request["projection"]),
+        "now": time.time(),
+        "empty": all(path in found.roots for path in found.manifest),
+        "base": "accepted" if same else "none",
+        "changed": {path: None if entry is None else list(entry) for path, entry in changed.items()},
+        "specials": found.specials,
+        "kept_apart": found.kept_apart,
+        "unread": found.unread,
+        "roots": found.roots,
+        "accepted": accepted,
+        "journal": journal.describe(store.journal),
+        "missing_users": missing_names(request.get("users", []), request.get("groups", [])),
+    }
+
+
+def missing_names(users: List[str], groups: List[str]) -> List[str]:
+    import grp
+    import pwd
+
+    known_users, known_groups = {u.pw_name for u in pwd.getpwall()}, {g.gr_name for g in grp.getgrall()}
+    missing = ["user " + name for name in users if not name.startswith("#") and name not in known_users]
+    return missing + ["group " + name for name in groups if not name.startswith("#") and name not in known_groups]
+
+
+def first_line(path: str) -> str:
+    try:
+        with open(path) as stream:
+            return stream.readline().strip()
+    except OSError:
+        return ""
+
+
+def make_stage(request: Answer) -> Answer:
+    """Make the stage folders of a run; a tree that is absent is made, empty, so that it can hold one."""
+    store, run, trees = Store(request["state_dir"]), request["run"], request["trees"]
+    if not RUN_NAME.match(run) or not all(is_clean(tree) for tree in trees):
+        raise Failure("agent", "not a run, or not trees: %r, %r" % (run, trees))
+    try:
+        store.prepare()
+        with store.lock("transaction", run, LOCK_WAIT_S):
+            _settle_earlier(store)
+            for tree in trees:
+                remove_run_folder(tree, None)  # stages of runs that never began
+            for tree in trees:
+                _make_tree(tree)
+                make_run_folder(tree, tree, run, [STAGE])
+    except (Busy, Damaged, journal.Damaged, OSError) as error:
+        raise failure_of(error, store)
+    return {"ok": True, "stages": {tree: "%s/%s/%s/%s" % (tree, OWN_FOLDER, run, STAGE) for tree in trees}}
+
+
+def _settle_earlier(store: Store) -> None:
+    """Seldom anything: only then is what can finish or undo a run imported."""
+    if os.path.exists(store.journal):
+        from .run import settle_earlier
+
+        settle_earlier(store)
+
+
+def _make_tree(tree: str) -> None:
+    """A tree that is absent is made for others to read; the plan then gives it its mode and owner."""
+    before = os.umask(0o022)
+    try:
+        os.makedirs(tree, mode=0o755, exist_ok=True)
+    finally:
+        os.umask(before)
