@@ -206,8 +206,8 @@ modes = st.sampled_from([0o644, 0o600, 0o4755])
 owners = st.sampled_from(["root", "www-data", "#4242"])
 files = st.tuples(st.just("file"), modes, owners, st.binary(max_size=3), st.integers(0, 3))
 links = st.tuples(st.just("link"), st.just(0o777), owners, st.sampled_from(["a", "..", "/nowhere"]), st.integers(0, 3))
-folders = st.tuples(st.just("dir"), st.sampled_from([0o755, 0o2750]), owners, st.just(""), st.just(0))
-trees = st.dictionaries(paths, st.one_of(files, links, folders), max_size=8)
+directories = st.tuples(st.just("dir"), st.sampled_from([0o755, 0o2750]), owners, st.just(""), st.just(0))
+trees = st.dictionaries(paths, st.one_of(files, links, directories), max_size=8)
 
 
 def grow(top: Path, wanted: dict[str, Any]) -> None:
