@@ -13,7 +13,7 @@ from typing import Any
 
 import ngxsync
 from ngxsync.agent import binary, scan
-from ngxsync.agent.manifest import PROTOCOL
+from ngxsync.agent.manifest import PROTOCOL, Manifest
 from ngxsync.core.errors import Held, Message, NgxsyncError
 from ngxsync.core.model import Problem, Projection, Snapshot
 
@@ -39,6 +39,7 @@ class LocalHost:
         self.state_dir = state_dir
         self.owners = os.geteuid() == 0
         self._cache: scan.Cache = {}
+        self._manifest: Manifest = {}
         self._lock = threading.Lock()
         self._spare: subprocess.Popen[bytes] | None = None
 
@@ -52,7 +53,9 @@ class LocalHost:
                 raise self._unreadable(f"{error.filename}: {error.strerror}") from error
             except scan.Unstable as error:
                 raise self._unreadable(f"{error}: it changed all the while it was read") from error
-            self._cache = found.cache
+            _share(found.cache, self._cache)
+            _share(found.manifest, self._manifest)
+            self._cache, self._manifest = found.cache, found.manifest
         if found.unread:
             raise self._unreadable("; ".join(found.unread[:5]))
         return Snapshot(found.manifest, projection, tuple(found.specials), found.roots)
@@ -124,6 +127,14 @@ class LocalHost:
         if spare is not None:
             spare.kill()
             spare.communicate()
+
+
+def _share(new: dict[str, Any], old: Mapping[str, Any]) -> None:
+    """Equal values of two scans become one object: a daemon that scans for months stays as small as one that began."""
+    for path, value in new.items():
+        known = old.get(path)
+        if known == value:
+            new[path] = known
 
 
 def problems_from(answer: Mapping[str, Any]) -> tuple[Problem, ...]:
