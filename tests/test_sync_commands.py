@@ -456,6 +456,23 @@ def test_secrets_are_never_shown(pair: Pair) -> None:
         assert change in line
 
 
+def test_a_secret_that_nginx_names_by_another_way_is_one(pair: Pair) -> None:
+    """Also while only the peer has the file: what this host's nginx names is a secret there too."""
+    pair.web1.path("/srv/www").symlink_to(ROOT)
+    named = VHOST.replace("return", "auth_basic x; auth_basic_user_file /srv/www/conf/users;\n    return")
+    write(pair.web1, "conf/vhosts/one.conf", named)
+    file = write(pair.web1, "conf/users", "anna:TOPSECRET\n")
+    hidden = f"Secret files differ: {ROOT}/conf/users "
+    text = pair.ngxsync("diff").stdout
+    assert hidden in text
+    assert "SECRET" not in text
+    first_sync(pair)
+    file.unlink()
+    text = pair.ngxsync("diff").stdout
+    assert hidden in text
+    assert "SECRET" not in text
+
+
 def test_diff_of_modes_links_and_times(pair: Pair) -> None:
     first_sync(pair)
     pair.web1.path(f"{ROOT}/conf/mime.types").chmod(0o600)
@@ -524,6 +541,14 @@ def test_a_host_without_another(pair: Pair, command: str) -> None:
     file.write_text(file.read_text().replace(pair.web2.address, pair.web1.address))
     text = said(pair.ngxsync(command), 2)
     assert text.startswith("/etc/ngxsync/config.ini: every peer in it is this host itself\n  now: nothing changed\n")
+
+
+@pytest.mark.parametrize("command", [["sync"], ["diff"], ["diff", "--json"]])
+def test_this_host_is_no_peer_of_its_own(pair: Pair, command: list[str]) -> None:
+    pair.write_config(more=f"[peer self]\nhost = {pair.web1.address}\nidentity = /etc/ngxsync/id_ed25519\n")
+    done = pair.ngxsync(*command, "--peer", "self")
+    assert done.returncode == 2
+    assert "no such peer: self" in done.stdout + done.stderr
 
 
 def test_the_most_serious_peer_decides_and_the_other_is_served(pair: Pair) -> None:

@@ -23,7 +23,7 @@ from ngxsync.cli.options import (
     raise_if_unknown_peers,
     say,
 )
-from ngxsync.core.config import Config
+from ngxsync.core.config import Config, raise_if_unknown
 from ngxsync.core.errors import NgxsyncError
 from ngxsync.core.model import (
     CONFLICT,
@@ -89,6 +89,7 @@ def diff(
     show = Show(text=not (stat or name_only), names_only=name_only, verbose=verbose)
     results: list[PeerResult] = []
     with open_assembly(configuration) as assembly:
+        raise_if_unknown(peers, list(assembly.peers), configuration.file)  # this host itself is none of them
         for name, peer in assembly.peers.items():
             if not peers or name in peers:
                 results.append(report_on(assembly, peer, limits, None if as_json else show))
@@ -139,7 +140,7 @@ class Difference:
     peer: PeerHost
     compared: Comparison
     changes: tuple[Change, ...]
-    secrets: frozenset[str]  # by name, on this host; others are known by their content or by the peer
+    secrets: frozenset[str]  # real paths that this host's nginx names; others are known by their content or by the peer
 
     @property
     def result(self) -> PeerResult:
@@ -161,7 +162,7 @@ def compare_peer(assembly: Assembly, peer: PeerHost, limits: Sequence[str]) -> D
     compared, named = assembly.pipeline.compare(peer, Options("diff", install=False, dry_run=True))
     changes = compared.plan.changes
     within = tuple(c for c in changes if not limits or any(is_below(c.path, limit) for limit in limits))
-    return Difference(peer, compared, within, named.secrets | {os.path.realpath(path) for path in named.secrets})
+    return Difference(peer, compared, within, frozenset(map(os.path.realpath, named.secrets)))
 
 
 def print_difference(assembly: Assembly, found: Difference, show: Show) -> None:
@@ -187,18 +188,23 @@ def texts(config: Config, found: Difference) -> Iterator[str]:
     for group in batches(changes):
         theirs = peer_contents(config, found.peer, found.compared.snapshot.projection, group)
         for change in group:
-            own = own_content(change.path, found.secrets) if change.after and is_shown(change) else None
+            own = own_content(change, found.secrets) if is_shown(change) else None
             yield text_of(change, theirs.get(change.path), own)
 
 
-def own_content(path: str, secrets: frozenset[str]) -> Content:
-    """A file of this host; no data where it is a secret, or gone meanwhile."""
+def own_content(change: Change, secrets: frozenset[str]) -> Content | None:
+    """A file of this host; no data where it is a secret, here or there, or gone meanwhile."""
+    path = change.path
+    if is_secret(os.path.realpath(path), None, secrets):  # nginx may name it by another way than the tree
+        return Content(None, is_secret=True)
+    if change.after is None:
+        return None
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             data = file.read(LARGEST_TEXT + 1)
     except OSError:
         return Content(None)
-    return Content(None, is_secret=True) if is_secret(path, data, secrets) else Content(data)
+    return Content(None, is_secret=True) if is_secret(path, data, ()) else Content(data)
 
 
 def write_text(text: str) -> None:
