@@ -17,10 +17,12 @@ import pytest
 from tests.hosts import Host, wait_until
 from tests.pair import ROOT, manifest_of, write_tree
 from tests.resident import (
+    SITE,
     STATE,
     Resident,
     Run,
     are_equal,
+    by_hand,
     left_in_stages,
     raise_if_not_in_sync,
     resident,
@@ -293,6 +295,19 @@ def test_a_peer_that_vanishes_in_its_proof(synced: Resident, probe: Probe) -> No
     assert served(synced.pair.web2) == "edited"
     synced.pair.write_config(peer=QUICK)
     raise_if_healed(synced)
+
+
+def test_a_refusal_here_waits_for_no_peer_that_is_gone(synced: Resident) -> None:
+    pair = synced.pair
+    pair.write_config(peer="connect_timeout = 20s")
+    pair.web2.vanish_from(pair.web1)
+    write_tree(pair.web1, ROOT, {SITE: "server {"})
+    started = time.monotonic()
+
+    run = by_hand(pair)
+
+    assert (run.exit, run.outcome) == (3, "refused"), run
+    assert time.monotonic() - started < 10
 
 
 def raise_if_healed(process: Resident) -> None:

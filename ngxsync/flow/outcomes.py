@@ -231,7 +231,7 @@ def with_state(error: PeerUnreachable, verb: str, peer: str, open_run: str) -> P
     state = error.message.state
     if open_run:
         state = f"the outcome of run {open_run} on {peer} is not known yet: all of it or nothing"
-    elif verb in ("scan", "stage", "show"):
+    elif error.code == "cut" and verb in ("scan", "stage", "show"):
         state = f"{peer} unchanged"
     return PeerUnreachable(replace(error.message, state=state), code=error.code)
 

@@ -5,6 +5,7 @@ Manifests say what, triggers only when. Dry run is the same path, ending earlier
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -88,8 +89,8 @@ class Pipeline:
         """One run over the chosen peers, recorded. Raises ConfigError for options that make no sense; all else is in the result."""
         peers = self.chosen(options)
         started = time.time()
-        for peer in peers:
-            self._warm(peer)
+        for peer in peers:  # beside the test here; a dead one delays no other, nor a refusal
+            threading.Thread(target=self._warm, args=(peer,), daemon=True).start()
         try:
             prepared = self.prepare(options)
         except NgxsyncError as error:

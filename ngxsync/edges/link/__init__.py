@@ -72,6 +72,7 @@ class Link:
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(CALLS_AT_ONCE)
         self._wire: Wire | None = None
+        self._is_closed = False
         self._warm: dict[str, tuple[Wire, Channel, threading.Timer]] = {}
         self._way = Way()
 
@@ -145,10 +146,13 @@ class Link:
         """Ends both connections and removes the files; may be called twice."""
         for verb in list(self._warm):
             self._drop_warm(verb)
-        with self._lock:
+        self._is_closed = True
+        # where another thread is just connecting it ends that by itself: nobody waits for a dead peer
+        if self._lock.acquire(blocking=False):
             wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.close()
+            self._lock.release()
+            if wire is not None:
+                wire.close()
         self._openssh.close()
 
     def _exchange(
@@ -192,7 +196,11 @@ class Link:
                 if self._wire is not None:
                     self._wire.close()
                 self._wire = None
-                self._wire = Wire(self.settings, self._openssh.config_file)
+                wire = Wire(self.settings, self._openssh.config_file)
+                if self._is_closed:
+                    wire.close()
+                    raise unreachable(self.settings, "unreachable", "closed meanwhile")
+                self._wire = wire
             return self._wire
 
     def _take_warm(self, verb: str) -> tuple[Wire, Channel] | None:
