@@ -17,7 +17,7 @@ import pytest
 from ngxsync.agent import unit
 from tests.agent import STATE, Agent, agent_argv
 from tests.hosts import PROJECT, Host, wait_until
-from tests.pair import Pair, manifest_of
+from tests.pair import ROOT, Pair, manifest_of
 from tests.test_apply import applied, left_behind, live, planned
 
 VHOST = "server { listen 80; server_name v; return 200 new; }\n"
@@ -208,6 +208,28 @@ def test_status_and_recover_by_hand(agent: Agent) -> None:
     )
     nothing = call(agent.host, current, "recover")
     assert (nothing.returncode, nothing.stdout) == (0, "recover: nothing was open\n")
+
+
+def test_status_by_hand_after_an_undo_that_met_an_edit(agent: Agent) -> None:
+    folder = installed(agent.host, "c" * 64)
+    call(agent.host, folder, "transact", agent.plan({"html/a": "a", "html/b": "b"}), *KILLED)
+    edited = [name for name in ("a", "b") if agent.host.path(f"{ROOT}/html/{name}").exists()]
+    for name in edited:
+        agent.host.path(f"{ROOT}/html/{name}").write_text("somebody's own\n")
+    recovered = call(agent.host, f"{STATE}/agent/current", "recover")
+    assert edited
+    assert f"edited since, kept in the store: {ROOT}/html/{edited[0]}\n" in recovered.stdout
+    assert "latest run: 000002-test undone\n" in told(call(agent.host, f"{STATE}/agent/current", "status"))
+
+
+def test_a_password_file_that_nginx_names_by_a_link_is_not_shown(agent: Agent) -> None:
+    agent.host.path("/srv/www").symlink_to(ROOT)
+    vhost = "server { listen 80; server_name v; auth_basic x; auth_basic_user_file /srv/www/conf/users; }\n"
+    applied(agent, {"conf/vhosts/v.conf": vhost, "conf/users": "anna:TOPSECRET\n"})
+    path = f"{ROOT}/conf/users"
+    shown = agent.call("show", paths=[path, f"{ROOT}/html/index.html"])["files"]
+    assert (shown[path]["secret"], shown[path]["text"], shown[path]["size"]) == (True, None, 15)
+    assert shown[f"{ROOT}/html/index.html"]["text"]
 
 
 def told(done: subprocess.CompletedProcess[str]) -> str:

@@ -15,7 +15,7 @@ from . import journal, unit
 from .answers import Failure
 from .directives import Directive, NamedFile, named_files, read_all
 from .manifest import tree_of
-from .nginx import Nginx, find_nginx
+from .nginx import NGINX_ERRORS, Nginx, find_nginx
 from .rehearsal import rehearse
 from .store import Store
 from .trees import first_line, hello, missing_names
@@ -25,7 +25,6 @@ Answer = Dict[str, Any]
 REHEARSE_S = 30.0
 NAMED_LIMIT = 2000  # files outside the trees that are told
 HASH_LIMIT = 64 << 20  # bytes of one such file that are read
-NGINX_ERRORS = (OSError, ValueError, subprocess.SubprocessError)
 
 
 def facts(request: Answer) -> Answer:

@@ -2,7 +2,6 @@
 
 import base64
 import os
-import subprocess
 import sys
 import time
 from typing import Any, Callable, Dict, List, Optional
@@ -11,7 +10,7 @@ from . import journal, unit
 from .answers import Failure
 from .directives import named_files, read_all
 from .manifest import is_clean, tree_of
-from .nginx import find_nginx
+from .nginx import NGINX_ERRORS, find_nginx
 from .paths import Anchor
 from .scan import Names, entry_at
 from .store import Store
@@ -56,21 +55,21 @@ def _show_file(path: str, trees: List[str], secrets: List[str]) -> Answer:
                 content = stream.read(SHOW_LIMIT + 1)
     except (FileNotFoundError, NotADirectoryError):
         return {"text": None, "size": 0, "sha256": "", "secret": False}
-    secret = b"PRIVATE KEY" in content or path in secrets
+    secret = b"PRIVATE KEY" in content or os.path.realpath(path) in secrets
     hidden = secret or len(content) > SHOW_LIMIT
     text = None if hidden else base64.b64encode(content).decode("ascii")
     return {"text": text, "size": entry.size, "sha256": entry.content, "secret": secret}
 
 
 def _named_secrets(settings: Dict[str, Any]) -> List[str]:
-    """Files that this host's own configuration names as keys or passwords."""
+    """Real paths of the files that this host's own configuration names as keys or passwords: it may go by a link."""
     try:
         nginx = find_nginx(settings)
         directives = read_all(nginx.conf, nginx.prefix)
-    except (OSError, ValueError, subprocess.SubprocessError):
+    except NGINX_ERRORS:
         return []
     named = named_files(directives, os.path.dirname(nginx.conf), nginx.prefix)
-    return [item.path for item in named if item.role in ("key", "auth")]
+    return [os.path.realpath(item.path) for item in named if item.role in ("key", "auth")]
 
 
 def status(request: Answer) -> Answer:
@@ -92,10 +91,9 @@ def latest(store: Store) -> Optional[Answer]:
         names = os.listdir(store.path("runs"))
     except OSError:
         return None
-    answers = [
-        store.answer(name[: -len(".json")]) for name in names if name.endswith(".json") and ".changes." not in name
-    ]
-    found = [answer for answer in answers if answer is not None]
+    # RUN.json; beside it may lie RUN.changes.json and RUN.edits.json
+    runs = [name[: -len(".json")] for name in names if name.endswith(".json") and name.count(".") == 1]
+    found = [answer for answer in map(store.answer, runs) if answer is not None]
     return max(found, key=lambda answer: answer.get("sequence", 0)) if found else None
 
 
