@@ -369,6 +369,8 @@ def test_a_peer_that_allows_no_private_view() -> None:
     assert "rehearse = live" in found.hint
     assert judge_host.judge_rehearsal("web2", closed, rehearse="live").state == WARNING
     assert judge_host.judge_rehearsal("web2", facts(), rehearse="live").hint != "", "it could be safer"
+    here = judge_host.judge_rehearsal("web1", closed, rehearse="live", is_master=True)
+    assert (here.state, "applied" in here.what) == (WARNING, False)
 
 
 def test_who_logs_in_without_being_root() -> None:
@@ -380,6 +382,9 @@ def test_who_logs_in_without_being_root() -> None:
 def test_an_unfinished_run() -> None:
     left = facts(journal={"run": "00000007-ab", "phase": "applied"})
     assert judge_host.judge_journal("web2", left).what == "run 00000007-ab was left unfinished (applied)"
+    damaged = judge_host.judge_journal("web2", facts(journal={"run": "", "phase": "damaged"}))
+    assert damaged.state == FAILED
+    assert damaged.hint == "`ngxsync-agent recover` on web2 says what to do"
     busy = facts(journal=left["journal"], lock={"run": "00000007-ab"})
     assert judge_host.judge_journal("web2", busy).state == OK
 

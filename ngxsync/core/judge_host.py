@@ -57,11 +57,13 @@ def _place(problem: Facts) -> str:
     return f"{problem['file']}:{problem['line']}: " if problem["line"] else ""
 
 
-def judge_rehearsal(host: str, facts: Facts, *, rehearse: str) -> Check:
-    """Whether `nginx -t` can run in a private view there (TRANSACTION, rehearse)."""
+def judge_rehearsal(host: str, facts: Facts, *, rehearse: str, is_master: bool = False) -> Check:
+    """Whether `nginx -t` can run in a private view there (TRANSACTION, rehearse). To the master nothing is applied."""
     rehearsal = facts["rehearsal"]
     if rehearse == "live":
         told = "rehearse = live: a sync tests only after it has applied, and puts back what nginx refuses"
+        if is_master:
+            told = "rehearse = live: nginx -t runs in no view of its own, and may change owners of nginx's folders"
         hint = "take `rehearse` out of the configuration, the overlay works there" if rehearsal["possible"] else ""
         return Check(host, "rehearsal", WARNING, told, hint)
     if not facts["nginx"]["found"]:
@@ -144,6 +146,9 @@ def judge_journal(host: str, facts: Facts) -> Check:
     lock, opened = facts["lock"], facts["journal"]
     if lock is not None:
         return Check(host, "unfinished run", OK, f"run {lock.get('run') or '(no name)'} is at work there now")
+    if opened is not None and not opened["run"]:
+        told = "the journal of an unfinished run is damaged: the trees there may be half old, half new"
+        return Check(host, "unfinished run", FAILED, told, f"`ngxsync-agent recover` on {host} says what to do")
     if opened is not None:
         told = f"run {opened['run']} was left unfinished ({opened['phase']})"
         return Check(host, "unfinished run", WARNING, told, "the next `ngxsync sync` finishes or undoes it")

@@ -86,7 +86,7 @@ def check_master(config: Config, master: Master, local: LocalFacts) -> MasterVie
         Check(name, "ngxsync", OK, f"{__version__}, Python {facts['hello']['python']}"),
         judge_pair.judge_rsync(name, facts["rsync"]),
         judge_host.judge_nginx(name, facts["nginx"], trees=trees, is_master=True),
-        *_master_configuration(name, master, facts),
+        *_master_configuration(config, master, facts),
     ]
     snapshot, named = None, Named()
     try:
@@ -99,9 +99,10 @@ def check_master(config: Config, master: Master, local: LocalFacts) -> MasterVie
     return MasterView(tuple(checks), facts, named, snapshot)
 
 
-def _master_configuration(name: str, master: Master, facts: Facts) -> Iterator[Check]:
+def _master_configuration(config: Config, master: Master, facts: Facts) -> Iterator[Check]:
+    name = master.name
     if facts["nginx"]["found"]:
-        yield judge_host.judge_rehearsal(name, facts, rehearse="overlay")
+        yield judge_host.judge_rehearsal(name, facts, rehearse=config.nginx.rehearse, is_master=True)
         yield judge_host.judge_configuration(name, facts, is_master=True)
         return
     validation = master.validate()  # crossplane's word, where there is no nginx
