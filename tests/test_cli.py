@@ -268,7 +268,9 @@ def test_a_pause_needs_a_reason(config: Path) -> None:
 def test_pause_as_json(config: Path) -> None:
     answer = json.loads(ngxsync("pause", "upgrade", "--for", "1m", "--json", "--config", str(config)).stdout)
     assert list(answer) == ["schema", "command", "run", "outcome", "code", "exit", "peers", "message"]
-    pause = answer["peers"][0]["pause"]
+    peer = answer["peers"][0]
+    assert list(peer) == ["name", "outcome", "code", "exit", "snapshot", "accepted", "changes", "pause"]
+    pause = peer["pause"]
     assert list(pause) == ["who", "reason", "since", "until"]
     assert pause["until"] - pause["since"] == 60.0
 

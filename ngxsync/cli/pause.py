@@ -103,6 +103,8 @@ def _name(peer: str) -> str:
 
 
 def _answer(command_name: str, outcome: str, pauses: list[Pause]) -> dict[str, Any]:
+    """The contract of DESIGN 6; the name of all peers is ""."""
+    nothing = {"code": "", "exit": 0, "snapshot": "", "accepted": "", "changes": []}
     return {
         "schema": SCHEMA,
         "command": command_name,
@@ -110,6 +112,6 @@ def _answer(command_name: str, outcome: str, pauses: list[Pause]) -> dict[str, A
         "outcome": outcome,
         "code": "",
         "exit": 0,
-        "peers": [{"name": each.peer, "outcome": outcome, "code": "", "pause": json_pause(each)} for each in pauses],
+        "peers": [{"name": each.peer, "outcome": outcome, **nothing, "pause": json_pause(each)} for each in pauses],
         "message": None,
     }
