@@ -122,14 +122,14 @@ def test_nothing_changes_on_the_peer_nor_in_the_records_here(cron_pair: Pair) ->
 def test_it_overwrites_no_configuration_unseen(cron_pair: Pair) -> None:
     pair = cron_pair
     pair.web1.path("/etc/ngxsync").mkdir()
-    pair.web1.path(CONFIG).write_text("# mine\n")
+    pair.web1.path(CONFIG).write_bytes(b"# mine, by Andr\xe9\r\n")
     done = pair.ngxsync("init", "--from-crontab", LINE)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{CONFIG}: there is a configuration already" in done.stderr
     assert "--replace" in done.stderr
-    assert pair.web1.path(CONFIG).read_text() == "# mine\n"
+    assert pair.web1.path(CONFIG).read_bytes() == b"# mine, by Andr\xe9\r\n"
     assert pair.ngxsync("init", "--replace", "--from-crontab", LINE).returncode == 0
-    assert pair.web1.path(f"{CONFIG}.old").read_text() == "# mine\n"
+    assert pair.web1.path(f"{CONFIG}.old").read_bytes() == b"# mine, by Andr\xe9\r\n"
     assert written(pair).peers[0].name == "web2"
 
 

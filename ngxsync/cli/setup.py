@@ -157,8 +157,8 @@ def write(found: Found, file: Path) -> None:
     known = file.parent / "known_hosts"
     try:
         if file.exists():
-            write_private(file.with_name(f"{file.name}.old"), file.read_text("utf-8", "surrogateescape"))
-        old = known.read_text("utf-8").splitlines() if known.exists() else []
+            write_private(file.with_name(f"{file.name}.old"), file.read_bytes().decode("utf-8", "surrogateescape"))
+        old = known.read_text("utf-8", "surrogateescape").splitlines() if known.exists() else []
     except OSError as error:
         raise StateError(disk_message(Path(str(error.filename)), "read", error)) from error
     new = [line for access in found.accesses for line in access.known if line not in old]

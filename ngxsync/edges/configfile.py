@@ -33,12 +33,15 @@ def read_config(path: Path = DEFAULT_FILE) -> Config:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file of our own (0600, its directory 0700 where it is made) whole or not at all. Raises StateError."""
+    """Writes a file of our own (0600, its directory 0700 where it is made) whole or not at all. Raises StateError.
+
+    Bytes that are not UTF-8 come as surrogates, and stay what they were.
+    """
     temporary = path.with_name(f".{path.name}.new-{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
