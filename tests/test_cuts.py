@@ -101,6 +101,33 @@ def begin(process: Resident, probe: Probe, text: str) -> socket.socket:
     return probe.wait()
 
 
+WAITING = """#!/bin/sh
+for last; do :; done
+case "$last" in {argument})
+    echo > /run/reached
+    read -r go < /run/go
+esac
+exec {program} "$@"
+"""
+
+
+@contextmanager
+def waiting(host: Host, program: str, argument: str) -> Iterator[None]:
+    """As long as this lasts, the program waits on this host before it begins where its last argument fits the pattern."""
+    real, kept = host.path(program), host.path(f"{program}.real")
+    os.mkfifo(host.path("/run/go"))
+    real.rename(kept)
+    real.write_text(WAITING.format(argument=argument, program=f"{program}.real"))
+    real.chmod(0o755)
+    try:
+        yield
+    finally:
+        kept.rename(real)
+        stopped = [pid for pid, line in host.commands().items() if f"sh {program} " in line]
+        if stopped:
+            host.run(["kill", "-KILL", *map(str, stopped)], check=False)
+
+
 # the master dies
 
 
@@ -164,6 +191,23 @@ def test_a_new_master_process_waits_for_the_run_that_the_dead_one_began(synced: 
         raise_if_not_in_sync(again)
 
 
+def test_what_a_master_that_dies_while_it_sends_leaves_is_swept(synced: Resident) -> None:
+    pair = synced.pair
+    before = manifest_of(pair.web2)
+    with waiting(pair.web2, "/usr/bin/rsync", "*"):
+        write_tree(pair.web1, ROOT, site("edited"))
+        synced.begin()
+        wait_until(pair.web2.path("/run/reached").exists, "rsync waits")
+        synced.kill()
+        assert left_in_stages(pair.web2)
+    assert manifest_of(pair.web2) == before
+
+    run = by_hand(pair)
+
+    assert (run.exit, run.outcome, served(pair.web2)) == (0, "applied", "edited"), run
+    assert are_equal(pair)
+
+
 # the connection ends
 
 
@@ -221,32 +265,6 @@ def raise_if_not_unreachable(run: Run, state: str) -> None:
 
 
 # the peer vanishes
-
-WAITING = """#!/bin/sh
-for last; do :; done
-case "$last" in {argument})
-    echo > /run/reached
-    read -r go < /run/go
-esac
-exec {program} "$@"
-"""
-
-
-@contextmanager
-def waiting(host: Host, program: str, argument: str) -> Iterator[None]:
-    """As long as this lasts, the program waits on this host before it begins where its last argument fits the pattern."""
-    real, kept = host.path(program), host.path(f"{program}.real")
-    os.mkfifo(host.path("/run/go"))
-    real.rename(kept)
-    real.write_text(WAITING.format(argument=argument, program=f"{program}.real"))
-    real.chmod(0o755)
-    try:
-        yield
-    finally:
-        kept.rename(real)
-        stopped = [pid for pid, line in host.commands().items() if f"sh {program} " in line]
-        if stopped:
-            host.run(["kill", "-KILL", *map(str, stopped)], check=False)
 
 
 @pytest.mark.parametrize(
