@@ -24,7 +24,7 @@ from ngxsync.flow.interfaces import Comparison, Master, Named, Options, Peer, Pr
 from ngxsync.flow.peer_run import PeerRun
 
 ATTEMPTS = 3  # of scanning anew where master or peer changed while a run was at work
-RUN_TRIGGERS_KEPT = 500
+RUNS_KEPT = 500
 
 
 class Pipeline:
@@ -131,7 +131,7 @@ class Pipeline:
             return outcomes.failed(name, error, {}, Plan())
 
     def _run_locked(self, peer: Peer, prepared: Prepared, options: Options) -> PeerResult:
-        name = peer.config.name
+        name, run = peer.config.name, prepared.run
         timings: Mapping[str, float] = {}
         plan = Plan()
         try:
@@ -153,7 +153,7 @@ class Pipeline:
             raise
         except NgxsyncError as error:
             result = outcomes.failed(name, error, timings, plan)
-        self._remember(name, prepared.run, result, options)
+        self._remember(name, run, result, options)  # as recorded, however often it was planned anew
         return result
 
     def _raise_if_paused(self, name: str, options: Options) -> None:
@@ -183,22 +183,14 @@ class Pipeline:
     ) -> RunResult:
         worst = worst_exit([result.exit for result in results])
         decisive = next((r for r in results if r.exit == worst), None)
-        applied = any(r.outcome == model.APPLIED for r in results)
-        outcome = (
-            decisive.outcome
-            if decisive and worst
-            else model.APPLIED
-            if applied
-            else results[0].outcome
-            if results
-            else model.IN_SYNC
-        )
+        # where none failed: applied, or in a dry run pending, if anywhere
+        harmless = next((r.outcome for r in results if r.outcome != model.IN_SYNC), model.IN_SYNC)
         return RunResult(
             run=prepared.run,
             trigger=options.trigger,
             snapshot=prepared.snapshot.id,
             exit=worst,
-            outcome=outcome,
+            outcome=decisive.outcome if decisive and worst else harmless,
             code=decisive.code if decisive and worst else "",
             peers=results,
             problems=tuple(p for p in prepared.validation.problems if p.level != "error"),
@@ -212,15 +204,11 @@ class Pipeline:
             return result
         if result.outcome != model.IN_SYNC or options.by_person:
             try:
-                self.memory.record_run(
-                    result.run,
-                    {**json_run(options.trigger, result), "started": result.started, "duration_s": result.duration_s},
-                )
-                self.memory.forget_runs(RUN_TRIGGERS_KEPT)
+                self.memory.record_run(result.run, json_run(options.trigger, result))
+                self.memory.forget_runs(RUNS_KEPT)
             except NgxsyncError as error:
-                return replace(
-                    result, message=result.message or error.message
-                )  # the outcome stands, its record is missing
+                # the outcome stands, its record is missing
+                return replace(result, message=result.message or error.message)
         return result
 
 
