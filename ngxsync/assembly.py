@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from ngxsync.agent.directives import loads, self_excludes
 from ngxsync.core.config import Config, PeerConfig
-from ngxsync.core.errors import NgxsyncError, StateError
+from ngxsync.core.errors import ConfigError, Message, NgxsyncError, StateError
 from ngxsync.core.excludes import literal_pattern
 from ngxsync.core.ssh import LinkSettings
 from ngxsync.core.wording import disk_message
@@ -137,7 +138,7 @@ class Assembly:
 
     def __init__(self, config: Config, runtime: Path | None = None) -> None:
         self.config = config
-        self.state = open_state(config)
+        self.state = MasterState(config.state_dir / "master", time.time)
         self.master = MasterHost(config, config.state_dir)
         self.runtime = runtime or runtime_folder()
         bundle = Bundle.of_package()
@@ -159,10 +160,14 @@ class Assembly:
         self.master.local.close()
 
 
-def open_state(config: Config) -> MasterState:
-    import time
-
-    return MasterState(config.state_dir / "master", time.time)
+def open_assembly(config: Config) -> Assembly:
+    """To be closed. Raises ConfigError where there is no peer but this host itself."""
+    assembly = Assembly(config)
+    if not assembly.peers:
+        assembly.close()
+        hint = "add a [peer NAME] for the other host of the pair"
+        raise ConfigError(Message("every peer in it is this host itself", config.file, "nothing changed", hint))
+    return assembly
 
 
 def link_settings(peer: PeerConfig) -> LinkSettings:

@@ -16,7 +16,6 @@ from ngxsync.core.model import HELD, REFUSED, UNKNOWN
 from ngxsync.core.render import SCHEMA, json_message, json_problem, render_message, render_problems
 
 INTERRUPTED = 130
-BUG = 70
 COMPLETE = "_NGXSYNC_COMPLETE"  # how a shell asks for completions
 CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE ended
 

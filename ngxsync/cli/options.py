@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ngxsync.core.config import Config, raise_if_unknown
-from ngxsync.core.errors import ConfigError, Message
 from ngxsync.core.options import read_duration
 from ngxsync.edges.configfile import DEFAULT_FILE
 from ngxsync.edges.state import MasterState
@@ -44,7 +43,7 @@ class Duration(click.ParamType[float]):
 
 def config_option(function: Function) -> Function:
     text = "The configuration."
-    kind = click.Path(path_type=Path)
+    kind = click.Path(path_type=Path, readable=False)  # `read_config` says more of it than click
     return click.option("--config", type=kind, default=DEFAULT_FILE, show_default=True, metavar="FILE", help=text)(
         function
     )
@@ -74,14 +73,10 @@ def open_state(config: Config) -> MasterState:
 
 
 def open_assembly(config: Config) -> Assembly:
-    """The parts of a run, to be used in a `with`. Raises ConfigError where there is no peer but this host itself."""
-    from ngxsync.assembly import Assembly
+    """The parts of a run, to be used in a `with`, imported when they are. Raises ConfigError."""
+    from ngxsync import assembly
 
-    assembly = Assembly(config)
-    if not assembly.peers:
-        hint = "add a [peer NAME] for the other host of the pair"
-        raise ConfigError(Message("every peer in it is this host itself", config.file, "nothing changed", hint))
-    return assembly
+    return assembly.open_assembly(config)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -6,10 +6,12 @@ NgxsyncError
   MasterInvalid     3   the master's nginx configuration is invalid
   PeerUnreachable   4   no connection, a cut one, or no answer in time
   TransferFailed    4   rsync did not deliver
+    SourceChanged       the master's files changed meanwhile
   AgentFailed       4   the agent answered something that is none of its answers
   Held              8   a run stops before the peer changes, until a person decides
   Locked            9   another run holds the lock
 
+What belongs to one module (a scan that failed, a refusal that is remembered) derives from them there.
 Anything else that reaches the top is a bug: exit 70 and a traceback.
 """
 

@@ -104,11 +104,7 @@ class PeerRecord:
         """This record with the patterns added to the tree's; none goes when the configuration no longer names it."""
         old = self.self_excludes.get(tree, ())
         added = old + tuple(pattern for pattern in dict.fromkeys(patterns) if pattern not in old)
-        return PeerRecord(**{**_shallow(self), "self_excludes": {**self.self_excludes, tree: added}})
-
-
-def _shallow(record: PeerRecord) -> dict[str, Any]:
-    return {each.name: getattr(record, each.name) for each in fields(record)}
+        return replace(self, self_excludes={**self.self_excludes, tree: added})
 
 
 def record_to_json(record: PeerRecord) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ngxsync.agent.manifest import tree_of
-from ngxsync.assembly import Assembly
+from ngxsync.assembly import open_assembly
 from ngxsync.core import model
 from ngxsync.core.config import Config
-from ngxsync.core.errors import ConfigError, Message, NgxsyncError
+from ngxsync.core.errors import NgxsyncError
 from ngxsync.core.excludes import is_excluded, make_projection
 from ngxsync.core.model import PeerStatus, Projection
 from ngxsync.core.render import worst_first
@@ -33,11 +33,7 @@ class Crew:
 
     def __init__(self, config: Config, told: Callable[[], None]) -> None:
         self.config = config
-        self._assembly = Assembly(config)
-        if not self._assembly.peers:
-            self._assembly.close()
-            hint = "add a [peer NAME] for the other host of the pair"
-            raise ConfigError(Message("every peer in it is this host itself", config.file, "nothing changed", hint))
+        self._assembly = open_assembly(config)
         self.queue = TriggerQueue()
         self._problems: tuple[str, ...] = ()
         self._projection = self._project(None)

@@ -26,33 +26,13 @@ HEARTBEAT_S = 30.0
 # beyond this a heartbeat is missing, not late: three beats, so that a busy second does no harm
 STALE_S = 3 * HEARTBEAT_S
 
-NICKNAMES = {
-    "@hourly": "0 * * * *",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@weekly": "0 0 * * 0",
-    "@monthly": "0 0 1 * *",
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-}
-
-
-def check_cron(expression: str) -> str | None:
-    """Why this is no crontab time (five fields, or @daily and the like), or None where it is one that comes one day."""
-    text = expression.strip()
-    if not text.startswith("@"):
-        return check_fields(text)
-    if text.lower() in NICKNAMES:
-        return None
-    return f"{text} is not known, allowed are five fields and {', '.join(NICKNAMES)}"
-
 
 def next_fires(expression: str, count: int, tz: tzinfo, now: datetime) -> list[datetime]:
-    """The next `count` times after `now` (with a time zone), in `tz`; ValueError where `check_cron` has a reason.
+    """The next `count` times after `now` (with a time zone), in `tz`; ValueError where `check_fields` has a reason.
 
     As in Debian's cron: a time that a clock change skips comes right after the gap, one that it repeats comes once.
     """
-    reason = check_cron(expression)
+    reason = check_fields(expression)
     if reason:
         raise ValueError(reason)
     fires: list[datetime] = []
@@ -63,8 +43,7 @@ def next_fires(expression: str, count: int, tz: tzinfo, now: datetime) -> list[d
 
 
 def _next_fire(expression: str, tz: tzinfo, now: datetime) -> datetime:
-    text = expression.strip()
-    times = CronSim(NICKNAMES.get(text.lower(), text), now.astimezone(tz))
+    times = CronSim(expression.strip(), now.astimezone(tz))
     # cronsim counts fixed times by the wall clock, so within a repeated hour its answer can lie in the past
     return next(fire for fire in times if fire.timestamp() > now.timestamp())
 
@@ -161,7 +140,7 @@ class Schedule:
 def _trigger(when: str | float, tz: tzinfo) -> _After:
     if not isinstance(when, str):
         return _every(when)
-    reason = check_cron(when)
+    reason = check_fields(when)
     if reason:
         raise ValueError(reason)
     return _After(lambda moment: _next_fire(when, tz, moment))

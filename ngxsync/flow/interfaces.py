@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +11,7 @@ from ngxsync.agent.directives import NamedFile
 from ngxsync.agent.manifest import Manifest, snapshot_id
 from ngxsync.core.config import PeerConfig
 from ngxsync.core.guards import PeerFacts
-from ngxsync.core.model import PeerResult, Plan, Problem, Projection, Snapshot
+from ngxsync.core.model import Plan, Problem, Projection, Snapshot
 from ngxsync.flow.brake import Brake
 
 Progress = Callable[[str, str, int, int], None]  # peer, step, done, total (0 where unknown)
@@ -134,6 +133,3 @@ class Comparison:
     @property
     def adopt(self) -> bool:
         return not self.plan and self.standing != "yours"
-
-
-PeerFuture = Future[PeerResult]
