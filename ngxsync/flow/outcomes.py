@@ -193,7 +193,12 @@ def joined(holds: Sequence[Hold]) -> Message:
         return first
     others = "; ".join(f"{hold.message.what} [{hold.code}]" for hold in holds[1:])
     codes = " ".join(f"--force {hold.code}" for hold in holds)
-    return Message(f"{first.what}; also: {others}", first.where, first.state, f"ngxsync sync {codes}")
+    return Message(
+        f"{first.what}; also: {others}",
+        first.where,
+        first.state,
+        f"look with ngxsync diff; if all of it is meant: ngxsync sync {codes}",
+    )
 
 
 def generation_hold(compared: Comparison, peer: str) -> Hold:
@@ -229,6 +234,8 @@ def interrupted(peer: PeerConfig) -> Message:
 def with_state(error: PeerUnreachable, verb: str, peer: str, open_run: str) -> PeerUnreachable:
     """What is true after a call that got no answer: what reads changes nothing, and what an earlier run began is not known."""
     state = error.message.state
+    if verb == "transact" and error.code != "cut":
+        return error  # this run's own, which nobody got
     if open_run:
         state = f"the outcome of run {open_run} on {peer} is not known yet: all of it or nothing"
     elif error.code == "cut" and verb in ("scan", "stage", "show"):

@@ -221,6 +221,7 @@ class PeerRun:
                 raise
             except (PeerUnreachable, AgentFailed) as error:
                 if isinstance(error, PeerUnreachable) and error.code != "cut":
+                    self._note_open("")  # it never got there
                     raise
                 return self.ask_for(run, error)
             if answer["code"] == "died":
