@@ -154,7 +154,7 @@ def test_the_copy_of_accepted_counts_for_its_own_generation_only(state: MasterSt
     assert state.load_accepted("web2", "g2") is None
     assert state.load_accepted("web2", None) is None
     (state.root / "peers" / "web2.manifest.json").write_text('{"generation": "g1", "manifest": {"/t": [1]}}')
-    assert state.load_accepted("web2", "g1") is None
+    assert again(state).load_accepted("web2", "g1") is None
 
 
 @pytest.mark.parametrize("name", ["../../etc/x", ".", "..", "a/b", "x.manifest", ".hidden", "web2.example.com", "é"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ngxsync.agent.manifest import Entry, Manifest, snapshot_id
@@ -80,7 +81,7 @@ class Snapshot:
     specials: tuple[str, ...] = ()
     roots: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def id(self) -> str:
         return snapshot_id(self.manifest, self.projection.as_json())
 

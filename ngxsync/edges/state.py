@@ -43,6 +43,7 @@ class MasterState:
     def __init__(self, root: Path, now: Callable[[], float]) -> None:
         self.root = root
         self.now = now
+        self._accepted: dict[str, tuple[str, Manifest]] = {}
 
     def load_peer(self, name: str) -> PeerRecord:
         """The record, an empty one where there is none. A damaged one is no memory either, and its message says so."""
@@ -78,6 +79,9 @@ class MasterState:
 
     def load_accepted(self, name: str, generation: str | None) -> Manifest | None:
         """The copy of the manifest accepted under this generation, None where the copy is of another, or damaged."""
+        known = self._accepted.get(name)
+        if known is not None and known[0] == generation:
+            return known[1]
         try:
             data = _read_json(self._peer_file(name, "manifest.json"))
             return from_json(data["manifest"]) if data and generation and data["generation"] == generation else None
@@ -87,6 +91,7 @@ class MasterState:
     def save_accepted(self, name: str, generation: str, manifest: Manifest) -> None:
         """Save this before the record with the same generation: a copy that no record names is merely not used."""
         self._write(self._peer_file(name, "manifest.json"), {"generation": generation, "manifest": to_json(manifest)})
+        self._accepted[name] = (generation, manifest)  # the snapshot's own entries: kept, they cost next to nothing
 
     def new_run_id(self, random_hex: str) -> str:
         """The next sequence number (8 digits) and the given random hex: names sort in the order of their making."""

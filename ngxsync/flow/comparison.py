@@ -22,6 +22,8 @@ YOURS, FIRST_CONTACT, GENERATION = "yours", "first-contact", "generation"
 
 def snapshot_for(snapshot: Snapshot, projection: Projection) -> Snapshot:
     """The part of the master's snapshot that counts for one peer."""
+    if projection == snapshot.projection:
+        return snapshot
     return replace(snapshot, manifest=narrow(snapshot.manifest, projection), projection=projection)
 
 
