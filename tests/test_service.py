@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from ngxsync.core.errors import Message
+from ngxsync.core.wording import escaped
 from ngxsync.edges import service
-from ngxsync.edges.service import neutralised, sd_notify, setup_logging, watchdog_interval_s
+from ngxsync.edges.service import sd_notify, setup_logging, watchdog_interval_s
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -129,12 +130,12 @@ def test_a_message_in_four_parts_stays_one_record() -> None:
 
 def test_a_forged_line_does_not_look_like_a_record() -> None:
     text = logged("text", "file %s", "a\n2026-01-01T00:00:00 info: all is well\x1b[2J\r\u202e\udcff")
-    assert text.splitlines()[1:] == [r"  2026-01-01T00:00:00 info: all is well\x1b[2J\r\u202e\udcff"]
+    assert text.splitlines()[1:] == [r"  2026-01-01T00:00:00 info: all is well\x1b[2J\r\u202e\xff"]
 
 
 def test_names_in_any_script_stay_readable() -> None:
-    assert neutralised("höchst 例え.conf") == "höchst 例え.conf"
-    assert neutralised("a\tb\x00\x7f\x9b") == r"a\tb\x00\x7f\x9b"
+    assert escaped("höchst 例え.conf") == "höchst 例え.conf"
+    assert escaped("a\tb\x00\x7f\x9b") == r"a\tb\x00\x7f\x9b"
 
 
 def test_json_has_one_object_a_line_with_the_fields_of_the_call() -> None:

@@ -14,17 +14,23 @@ SHOWN = 5  # so many paths a message names
 
 def safe_name(name: str) -> str:
     """A file name on one line, harmless to a terminal and unambiguous: what is not printable is backslash-escaped."""
-    return "".join(_escaped(char) for char in name.replace("\\", "\\\\"))
+    return escaped(name.replace("\\", "\\\\"))
 
 
 def safe_text(text: str, indent: str = "    ") -> str:
     """Text of other origin (nginx, a peer): its lines stay lines, indented so that they cannot pose as ours."""
     lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
-    return f"\n{indent}".join("".join(_escaped(char) for char in line.replace("\t", "    ")) for line in lines)
+    return f"\n{indent}".join(escaped(line.replace("\t", "    ")) for line in lines)
 
 
 def one_line(text: str) -> str:
-    return "".join(_escaped(char) for char in " ".join(text.split()))
+    return escaped(" ".join(text.split()))
+
+
+def escaped(text: str) -> str:
+    """What a terminal or a log would act on is spelled out: control characters (line breaks too), direction marks, bytes that
+    are not UTF-8."""
+    return text if text.isprintable() else "".join(map(_escaped, text))
 
 
 def _escaped(char: str) -> str:

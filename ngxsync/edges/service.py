@@ -14,6 +14,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO
 
+from ngxsync.core.wording import escaped
+
 # syslog's priorities for journald, sd-daemon(3)
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 SEND_TIMEOUT_S = 1.0
@@ -31,7 +33,7 @@ def sd_notify(**fields: str | int) -> bool:
         return False
     if address.startswith("@"):
         address = "\0" + address[1:]
-    lines = "\n".join(f"{key}={neutralised(str(value))}" for key, value in fields.items())
+    lines = "\n".join(f"{key}={escaped(str(value))}" for key, value in fields.items())
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.settimeout(SEND_TIMEOUT_S)
@@ -74,14 +76,6 @@ def watchdog_interval_s() -> float | None:
     return int(limit) / 2_000_000
 
 
-def neutralised(text: str) -> str:
-    """`text` with everything escaped that a terminal or a log would act on: control characters (line breaks included),
-    direction marks, bytes that are not UTF-8."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
-
-
 def is_journal(stream: TextIO) -> bool:
     """True where the stream goes to journald directly: JOURNAL_STREAM names its device and inode (systemd.exec(5))."""
     try:
@@ -102,7 +96,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         first, *rest = _text(record).split("\n")
-        lines = [neutralised(first), *(_indented(neutralised(line)) for line in rest)]
+        lines = [escaped(first), *(_indented(escaped(line)) for line in rest)]
         if self._journal:
             return "\n".join(_priority(record) + line for line in lines)
         at = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
