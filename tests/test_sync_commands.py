@@ -171,6 +171,18 @@ def test_5_the_peer_refuses(pair: Pair) -> None:
     assert pair.ngxsync("status", "--exit-code").returncode == 5
 
 
+def test_5_without_a_view_it_says_that_it_was_put_back(pair: Pair) -> None:
+    pair.write_config(peer="rehearse = live")
+    first_sync(pair)
+    pair.web1.path("/etc/ngxsync/only-here.conf").write_text("return 200 here;\n")
+    write(pair.web1, "conf/vhosts/one.conf", "server { listen 8081; include /etc/ngxsync/only-here.conf; }\n")
+    before = manifest_of(pair.web2)
+    text = said(pair.ngxsync("sync"), 5)
+    assert f"nginx on web2 refused it after it was applied: {ROOT}/conf/vhosts/one.conf:1: open()" in text
+    assert "now: web2 runs what it ran before, its old files are back" in text
+    assert manifest_of(pair.web2) == before
+
+
 def test_6_the_port_is_taken_there(pair: Pair) -> None:
     first_sync(pair)
     before = manifest_of(pair.web2)
@@ -247,6 +259,21 @@ def test_8_answered_no_and_0_answered_yes(pair: Pair) -> None:
         terminal.type("y\n")
         assert terminal.end() == 0, terminal.shown
     assert manifest_of(pair.web1) == manifest_of(pair.web2)
+
+
+def test_7_what_another_run_leaves_there_meanwhile_cannot_be_put_right(pair: Pair) -> None:
+    """Between comparison and stage, while a person thinks."""
+    write(pair.web2, "html/theirs.html", "old\n")
+    with Terminal(pair, "sync") as terminal:
+        terminal.wait_for("[y/N]: ")
+        journal = pair.web2.path("/var/lib/ngxsync/peer/journal")
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        journal.write_text("damaged\n")
+        terminal.type("y\n")
+        assert terminal.end() == 7, terminal.shown
+    assert "  web2  broken" in terminal.shown
+    assert "the journal of an interrupted run cannot be read" in terminal.shown
+    assert pair.ngxsync("status", "--exit-code").returncode == 7
 
 
 # 9 and 130

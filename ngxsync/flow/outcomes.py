@@ -131,10 +131,12 @@ def verdict_message(
     name, where = peer.name, f"{peer.user}@{peer.host}"
     if outcome == model.REFUSED:
         errors = [p for p in problems if p.level == "error"] or [Problem("no reason was given")]
+        # with `rehearse = live` it was asked only after applying, and the agent has said so
+        is_put_back = "message" in answer
         return Message(
-            f"nginx on {name} refused it: {errors[0]}",
+            f"nginx on {name} refused it{' after it was applied' if is_put_back else ''}: {errors[0]}",
             where,
-            f"{name} unchanged",
+            f"{name} runs what it ran before, its old files are back" if is_put_back else f"{name} unchanged",
             "mend the configuration, or what it leans on there",
         )
     if outcome == model.UNDONE:
@@ -172,9 +174,8 @@ class TransactionFailed(NgxsyncError):
 
 def failed(name: str, error: NgxsyncError, timings: Mapping[str, float], plan: Plan) -> PeerResult:
     """The result of a run that raised: held, refused earlier, unreachable, or failed in between."""
-    outcome = {8: model.HELD, 7: model.BROKEN, 6: model.UNDONE, 5: model.REFUSED, 9: model.HELD}.get(
-        error.exit_status, model.UNKNOWN
-    )
+    words = {3: model.REFUSED, 5: model.REFUSED, 6: model.UNDONE, 7: model.BROKEN, 8: model.HELD, 9: model.HELD}
+    outcome = words.get(error.exit_status, model.UNKNOWN)
     if error.code == "paused":
         outcome = model.PAUSED
     elif error.code == "first-contact":
@@ -182,7 +183,14 @@ def failed(name: str, error: NgxsyncError, timings: Mapping[str, float], plan: P
     elif isinstance(error, PeerUnreachable):
         outcome = model.UNREACHABLE
     return PeerResult(
-        name, outcome, error.code, error.exit_status, changes=plan.changes, message=error.message, timings=dict(timings)
+        name,
+        outcome,
+        error.code,
+        error.exit_status,
+        changes=plan.changes,
+        message=error.message,
+        problems=getattr(error, "problems", ()),
+        timings=dict(timings),
     )
 
 

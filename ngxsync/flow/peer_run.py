@@ -86,17 +86,7 @@ class PeerRun:
         """Finish or undo what is open there. Where that has failed, only a person's run tries it again (exit 7)."""
         if self.record.broken and not self.options.by_person:
             raise outcomes.StillBroken(self.name, self.record.broken)
-        try:
-            self._call("recover", requests.common(self.config, self.peer.config, self.projection), SCAN_S)
-        except AgentFailed as error:
-            if error.code != model.BROKEN:
-                raise
-            self._note_broken(error.message.what)
-            raise outcomes.Broken(error.message) from error
-
-    def _note_broken(self, why: str) -> None:
-        self.record = replace(self.record, broken=why)
-        self.memory.save_peer(self.record)
+        self._call("recover", requests.common(self.config, self.peer.config, self.projection), SCAN_S)
 
     def _call(
         self, verb: str, request: dict[str, Any], timeout_s: float, go: Callable[[], None] | None = None
@@ -106,6 +96,13 @@ class PeerRun:
             answer = self.peer.call(verb, request, timeout_s=timeout_s, install=install, go=go)
         except PeerUnreachable as error:
             raise outcomes.with_state(error, verb, self.name, self.record.open_run) from error
+        is_verdict = verb == "transact" and "outcome" in answer
+        if not answer["ok"] and answer["code"] == model.BROKEN and not is_verdict:
+            # what an earlier run left there could not be put right, whichever verb met it
+            message = outcomes.message_of(answer, self.peer.config)
+            self.record = replace(self.record, broken=message.what)
+            self.memory.save_peer(self.record)
+            raise outcomes.Broken(message)
         if not answer["ok"] and verb != "transact":
             raise AgentFailed(outcomes.message_of(answer, self.peer.config), code=str(answer["code"]))
         return answer
