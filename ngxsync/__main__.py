@@ -17,8 +17,11 @@ def main() -> None:
         print(OVERVIEW, end="", file=sys.stderr)
         sys.exit(2)
     else:
-        from ngxsync.cli.exits import run
-
+        try:
+            from ngxsync.cli.exits import run
+        except KeyboardInterrupt:  # while the libraries are read; from then on `run` knows what to say of it
+            print("ngxsync: interrupted\n  now: nothing changed", file=sys.stderr)
+            sys.exit(130)
         run(arguments)
 
 

@@ -176,6 +176,12 @@ def test_an_interrupt_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert capsys.readouterr().err == "ngxsync: interrupted\n  now: nothing changed\n"
 
 
+def test_an_interrupt_while_the_libraries_are_read_is_no_bug(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")
+    done = ngxsync("status", PYTHONPATH=str(tmp_path))
+    assert told(done) == (130, "ngxsync: interrupted\n  now: nothing changed\n")
+
+
 def test_a_reader_that_leaves_is_no_bug(config: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -323,9 +329,7 @@ def test_a_pause_that_is_over_is_not_the_status(config: Path, state: MasterState
 
 
 def test_status_has_file_and_line_of_what_this_host_refused(config: Path, state: MasterState) -> None:
-    message = Message(
-        "nginx on web1 does not accept its configuration: a problem", "", "no peer was changed", "mend it"
-    )
+    message = Message("nginx on web1 does not accept its configuration", "", "no peer was changed", "mend it")
     state.note_result("web2", "00000001-aa", PeerResult("web2", "refused", "master-invalid", 3, message=message))
     problem = Problem("unknown directive", "/usr/local/nginx/conf/nginx.conf", 7)
     state.record_run("00000001-aa", json_run("sync", RunResult("00000001-aa", "sync", exit=3, problems=(problem,))))

@@ -413,6 +413,8 @@ def test_reading_a_file_tells_what_is_wrong_with_it(tmp_path: Path) -> None:
     file = tmp_path / "config.ini"
     with pytest.raises(ConfigError, match="no such configuration file"):
         read_config(file)
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory\n.*\n  next: name a file in it"):
+        read_config(tmp_path)
     file.write_bytes(MINIMAL.encode() + b"# caf\xe9\n")
     with pytest.raises(ConfigError, match=r"config\.ini:4: a byte that is not UTF-8"):
         read_config(file)

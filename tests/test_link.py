@@ -358,6 +358,16 @@ def test_a_key_that_the_peer_does_not_accept(make_link: MakeLink, sshd: Sshd, tm
     assert "stranger.pub to the authorized_keys" in str(error)
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_a_public_key_is_named_as_one(make_link: MakeLink, sshd: Sshd, mode: int) -> None:
+    public = Path(f"{sshd.identity}.pub")
+    public.chmod(mode)
+    error = refused(make_link(sshd, identity=public), "fabric")
+    assert error.code == "identity-public"
+    assert f"{public} is a public key\n" in str(error)
+    assert "next: name the private one in `identity`: the file without .pub" in str(error)
+
+
 @BOTH
 def test_a_key_that_others_can_read(make_link: MakeLink, sshd: Sshd, tmp_path: Path, stack: str) -> None:
     identity = Path(shutil.copy(sshd.identity, tmp_path / "open"))

@@ -97,7 +97,7 @@ def test_3_the_configuration_here_is_broken(pair: Pair) -> None:
     text = said(pair.ngxsync("sync"), 3)
     assert " sync: refused (master-invalid), " in text
     assert (
-        f"  {problem}\n  nginx on web1 does not accept its configuration: a problem\n    now: no peer was changed\n"
+        f"  {problem}\n  nginx on web1 does not accept its configuration\n    now: no peer was changed\n"
         in text
     )
     assert manifest_of(pair.web2) == before

@@ -18,6 +18,7 @@ from ngxsync.edges.bundle import Bundle
 NEXT_KEY = {
     "auth": "the peer does not let it in",
     "identity": "it cannot be used",
+    "identity-public": "it is a public key",
     "identity-open": "others can read it, and ssh then refuses it",
     "identity-locked": "it has a passphrase, which nobody is there to type",
 }

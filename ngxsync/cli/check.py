@@ -50,12 +50,12 @@ def run_checks(assembly: Assembly, names: Sequence[str]) -> list[Check]:
     from ngxsync.edges.keys import read_key
     from ngxsync.flow.checks import CheckedPeer, check_master, check_peer
 
+    records = {name: assembly.state.load_peer(name) for name in names}  # first: who may not read them can check nothing
     view = check_master(assembly.config, assembly.master, assembly.master.local)
     checks = list(view.checks)
-    for name in names:
+    for name, record in records.items():
         peer = assembly.peers[name]
         key = read_key(peer.config.identity)
-        record = assembly.state.load_peer(name)
         checks += check_peer(assembly.config, CheckedPeer(peer, peer.link, record, key.problem), view)
     return checks
 

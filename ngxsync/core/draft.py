@@ -94,7 +94,9 @@ def place_nginx(trees: Sequence[str], prefix: str, conf_path: str, has_file: Cal
                 return root, conf
     known = f"; `nginx -V` names {conf_path}" if conf_path else ""
     what = f"no nginx.conf lies in {', '.join(trees)}{known}"
-    raise ConfigError(Message(what, "", NOTHING, "give the line that sends nginx's configuration, or --root DIRECTORY"))
+    raise ConfigError(
+        Message(what, "", NOTHING, "give the line that sends nginx's configuration, or --peer HOST --root DIRECTORY")
+    )
 
 
 def holds_nginx(trees: Sequence[str], prefix: str, conf_path: str, has_file: Callable[[str], bool]) -> bool:

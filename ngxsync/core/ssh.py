@@ -121,6 +121,7 @@ CUT = "cut"
 CUT_STATE = "{name} has the old or the new state, nothing between; what was begun there goes on without us"
 WHY = {
     "identity": ("the private key {identity} cannot be used", "make one: ssh-keygen -t ed25519 -N '' -f {identity}"),
+    "identity-public": ("{identity} is a public key", "name the private one in `identity`: the file without .pub"),
     "identity-open": ("others can read the private key {identity}", "chmod 600 {identity}"),
     "identity-locked": (
         "the private key {identity} has a passphrase, which nobody is there to type",

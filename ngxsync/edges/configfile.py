@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -22,9 +23,9 @@ def read_config(path: Path = DEFAULT_FILE) -> Config:
         wanted = "write one from config.example.ini, or run: ngxsync init --from-crontab"
         raise ConfigError(Message("no such configuration file", str(path), unchanged, wanted)) from None
     except OSError as error:
-        raise ConfigError(
-            Message(f"cannot be read: {error.strerror}", str(path), unchanged, "make it readable")
-        ) from None
+        hints = {errno.EACCES: "run ngxsync as root", errno.EISDIR: "name a file in it"}
+        hint = hints.get(error.errno or 0, "make it readable")
+        raise ConfigError(Message(f"cannot be read: {error.strerror}", str(path), unchanged, hint)) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         told = Message("a byte that is not UTF-8", f"{path}:{line}", unchanged, "save the file as UTF-8")

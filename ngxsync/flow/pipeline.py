@@ -219,8 +219,8 @@ class Refusal(MasterInvalid):
         self.validation = validation
         self.problems: tuple[Problem, ...] = validation.problems
         errors = [problem for problem in validation.problems if problem.level == "error"]
-        count = f"{len(errors)} problems" if len(errors) > 1 else "a problem"
-        what = f"nginx on {master} does not accept its configuration: {count}"
+        count = f": {len(errors)} problems" if len(errors) > 1 else ""
+        what = f"nginx on {master} does not accept its configuration{count}"
         super().__init__(Message(what, "", "no peer was changed", "mend it; `ngxsync validate` tries it again"))
 
 

@@ -201,9 +201,16 @@ def read(channel: Channel) -> Outcome:
     return Outcome(b"".join(parts), stderr, channel.recv_exit_status())
 
 
+# how a line of authorized_keys begins; a file that others may read says so before it is told to be a private key
+PUBLIC_KEYS = (b"ssh-", b"ecdsa-", b"sk-")
+
+
 def load_key(settings: LinkSettings) -> paramiko.PKey:
     """The private key. Raises PeerUnreachable where it is missing, not one, locked, or open to others (as ssh does)."""
     try:
+        with settings.identity.open("rb") as file:
+            if file.read(256).startswith(PUBLIC_KEYS):
+                raise unreachable(settings, "identity-public")
         if settings.identity.stat().st_mode & 0o077:
             raise unreachable(settings, "identity-open")
         return paramiko.PKey.from_path(settings.identity)
