@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ngxsync.cli.group import command
 from ngxsync.cli.options import config_option, json_option, open_assembly, print_json
@@ -12,6 +12,10 @@ from ngxsync.core.model import REFUSED
 from ngxsync.core.render import SCHEMA, json_message, json_problem, render_message, render_problems
 from ngxsync.core.wording import human_duration, safe_name
 from ngxsync.edges.configfile import read_config
+
+if TYPE_CHECKING:
+    from ngxsync.flow.interfaces import Validation
+    from ngxsync.flow.pipeline import Refusal
 
 
 @command(
@@ -41,29 +45,35 @@ def validate(config: Path, as_json: bool) -> int:
             snapshot, validation, _ = assembly.pipeline.validate()
         except Refusal as error:
             refusal, validation = error, error.validation
-    decided = (
-        f"{safe_name(validation.binary)} -t" if validation.decided_by == "nginx" else "crossplane, no nginx runs here"
-    )
     if as_json:
-        answer: dict[str, Any] = {
-            "schema": SCHEMA,
-            "command": "validate",
-            "run": "",
-            "outcome": REFUSED if refusal else "valid",
-            "code": refusal.code if refusal else "",
-            "exit": refusal.exit_status if refusal else 0,
-            "peers": [],
-            "snapshot": "" if refusal else snapshot.id,
-            "decided_by": validation.decided_by,
-            "binary": validation.binary,
-            "duration_s": validation.seconds,
-            "problems": [json_problem(problem) for problem in validation.problems],
-            "message": json_message(refusal.message if refusal else None),
-        }
-        print_json(answer)
+        print_json(json_validation(validation, refusal, "" if refusal else snapshot.id))
     else:
+        by = (
+            f"{safe_name(validation.binary)} -t"
+            if validation.decided_by == "nginx"
+            else "crossplane, no nginx runs here"
+        )
         told = sys.stderr if refusal else sys.stdout
         print("\n".join(render_problems(validation.problems)), end="\n" if validation.problems else "", file=told)
         verdict = render_message(refusal.message) if refusal else f"{safe_name(configuration.nginx.conf)}: accepted"
-        print(f"{verdict}\n  decided by: {decided} ({human_duration(validation.seconds)})", file=told)
+        print(f"{verdict}\n  decided by: {by} ({human_duration(validation.seconds)})", file=told)
     return refusal.exit_status if refusal else 0
+
+
+def json_validation(validation: Validation, refusal: Refusal | None, snapshot: str) -> dict[str, Any]:
+    """The contract of DESIGN 6, with who decided and every problem."""
+    return {
+        "schema": SCHEMA,
+        "command": "validate",
+        "run": "",
+        "outcome": REFUSED if refusal else "valid",
+        "code": refusal.code if refusal else "",
+        "exit": refusal.exit_status if refusal else 0,
+        "peers": [],
+        "snapshot": snapshot,
+        "decided_by": validation.decided_by,
+        "binary": validation.binary,
+        "duration_s": validation.seconds,
+        "problems": [json_problem(problem) for problem in validation.problems],
+        "message": json_message(refusal.message if refusal else None),
+    }

@@ -55,16 +55,7 @@ def compare(
     plan = make_plan(
         snapshot.manifest, live, common, _covered(accepted if standing == YOURS else None), main_conf=config.nginx.conf
     )
-    facts = PeerFacts(
-        name=peer.name,
-        manifest=live,
-        roots=answer["roots"],
-        specials=tuple(answer["specials"]),
-        kept_apart=tuple(answer["kept_apart"]),
-        missing_users=tuple(answer["missing_users"]),
-        recorded_master=record.master_roots,
-        recorded_peer=record.peer_roots,
-    )
+    facts = _facts_from(answer, peer.name, live, record)
     return Comparison(
         peer=facts,
         snapshot=snapshot,
@@ -76,6 +67,19 @@ def compare(
         is_empty=bool(answer["empty"]),
         journal=answer["journal"],
         now=float(answer["now"]),
+    )
+
+
+def _facts_from(answer: Mapping[str, Any], name: str, live: Manifest, record: PeerRecord) -> PeerFacts:
+    return PeerFacts(
+        name=name,
+        manifest=live,
+        roots=answer["roots"],
+        specials=tuple(answer["specials"]),
+        kept_apart=tuple(answer["kept_apart"]),
+        missing_users=tuple(answer["missing_users"]),
+        recorded_master=record.master_roots,
+        recorded_peer=record.peer_roots,
     )
 
 
