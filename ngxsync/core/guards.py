@@ -16,17 +16,13 @@ from ngxsync.core.model import Change, Plan, Snapshot
 from ngxsync.core.plan import CONFLICT, CREATED, DELETED, DRIFT, FIRST_CONTACT, TYPE, is_content, is_quiet
 from ngxsync.core.wording import listed, safe_name
 
-# DESIGN 6: any code of exit status 8, but vip, rehearse, which-nginx and store
+# DESIGN 6: any code of exit status 8, but vip, rehearse, which-nginx and store; each from the release on that holds for it
 FORCEABLE = (
     "first-contact",
     "generation",
     "drift",
     "conflict",
-    "standby",
     "paused",
-    "soak",
-    "follow",
-    "rolled-back",
     "type-change",
     "missing-user",
     "emptied-root",
