@@ -28,12 +28,11 @@ FULL = PeerRecord(
     accepted="f" * 64,
     accepted_at=5.0,
     proven=True,
-    projection={"trees": [{"path": "/t", "exclude": [["^x", True]]}], "owners": True},
     self_excludes={"/t": ("/logs/", "/run/*.pid")},
     master_roots={"/t": {"real": "/t", "dev": 1, "ino": 2, "mounts": []}},
     peer_roots={"/t": {"real": "/t", "dev": 3, "ino": 4, "mounts": ["html"]}},
     quarantine=(Quarantined("a" * 64, "bind() failed", 4.0),),
-    refused=Refused("b" * 64, "unknown directive", 3.0, 2, 9.0),
+    refused=Refused("b" * 64, "unknown directive", 3.0, 2),
     open_run="00000007-ab",
     word="refused",
     since=3.0,
@@ -122,7 +121,6 @@ def test_a_directory_that_stands_open_is_closed(state: MasterState) -> None:
         b'{"proven": "x"}',
         b'{"accepted": 1}',
         b'{"self_excludes": {"/t": 3}}',
-        b'{"projection": []}',
         b'{"peer_roots": {"/t": 1}}',
         b'{"last_exit": "x"}',
     ],
@@ -143,7 +141,10 @@ def test_a_damaged_record_is_no_memory_and_says_so(state: MasterState, damage: b
 def test_a_field_of_a_later_release_does_no_harm(state: MasterState) -> None:
     state.save_peer(FULL)
     path = state.root / "peers" / "web2.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "tenure": {"boot": 1}}))
+    data = json.loads(path.read_text())
+    for part in (data, data["refused"], data["message"], *data["quarantine"]):
+        part["of_tomorrow"] = {"boot": 1}
+    path.write_text(json.dumps(data))
     assert state.load_peer("web2") == FULL
 
 

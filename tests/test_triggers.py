@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ngxsync.flow.triggers import MAX_REASONS, Backoff, Settle, TriggerQueue, next_batch
+from ngxsync.flow.triggers import MAX_REASONS, Backoff, Settle, TriggerQueue
 
 # whole parts of 1/1024 s: sums are exact
 durations = st.integers(1, 2**20).map(lambda parts: parts / 1024)
@@ -104,48 +104,3 @@ def test_a_waiting_thread_is_woken_by_another() -> None:
     queue.put("change")
     thread.join(30)
     assert taken == [("change",)]
-
-
-class Script:
-    """A queue whose waits are played from a list of (seconds that pass, reasons), and the clock that goes with it."""
-
-    def __init__(self, *steps: tuple[float, tuple[str, ...]]) -> None:
-        self.now = 0.0
-        self.steps = list(steps)
-
-    def clock(self) -> float:
-        return self.now
-
-    def wait(self, timeout_s: float | None) -> tuple[str, ...]:
-        after_s, reasons = self.steps[0] if self.steps else (float("inf"), ())
-        if timeout_s is not None and timeout_s < after_s:
-            self.now += timeout_s
-            if self.steps:
-                self.steps[0] = (after_s - timeout_s, reasons)
-            return ()
-        self.now += after_s
-        self.steps.pop(0)
-        return reasons
-
-
-def batch(script: Script) -> tuple[str, ...]:
-    return next_batch(script, Settle(0.2, 5), script.clock, at_once=("stop",))  # type: ignore[arg-type]
-
-
-def test_a_batch_holds_all_reasons_of_one_burst() -> None:
-    script = Script((3.0, ("change",)), (0.1, ("rescan",)), (0.15, ("change",)), (9.0, ("schedule",)))
-    assert batch(script) == ("change", "rescan")
-    assert script.now == pytest.approx(3.45)
-    assert batch(script) == ("schedule",)
-
-
-def test_a_stop_does_not_wait_for_quiet() -> None:
-    script = Script((1.0, ("change",)), (0.1, ("stop",)))
-    assert batch(script) == ("change", "stop")
-    assert script.now == pytest.approx(1.1)
-
-
-def test_a_batch_ends_at_the_cap_while_changes_go_on() -> None:
-    script = Script(*[(0.1, ("change",)) for _ in range(100)])
-    assert batch(script) == ("change",)
-    assert script.now == pytest.approx(5.1)

@@ -19,7 +19,6 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "float": (int, float),
     "float | None": (int, float, type(None)),
     "bool | None": (bool, type(None)),
-    "Mapping[str, Any] | None": (dict, type(None)),
 }
 
 
@@ -35,13 +34,12 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class Refused:
-    """The snapshot that the peer's nginx refused in rehearsal last; tried again at `next_try` (epoch seconds)."""
+    """The snapshot that the peer's nginx refused in rehearsal last, since when (epoch seconds), and how often it was tried."""
 
     snapshot: str
     why: str
     since: float
     tries: int = 1
-    next_try: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,6 @@ class PeerRecord:
     accepted: str = ""
     accepted_at: float | None = None
     proven: bool | None = None
-    projection: Mapping[str, Any] | None = None
     self_excludes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     master_roots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     peer_roots: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -116,18 +113,22 @@ def record_from_json(data: Any) -> PeerRecord:
 
     Fields of a later release are left out: this one does not know what they mean.
     """
-    known = {each.name for each in fields(PeerRecord)}
-    values = {key: value for key, value in data.items() if key in known}
+    values = _known(PeerRecord, data)
     values["self_excludes"] = {tree: tuple(found) for tree, found in values.get("self_excludes", {}).items()}
-    values["quarantine"] = tuple(Quarantined(**entry) for entry in values.get("quarantine", ()))
+    values["quarantine"] = tuple(Quarantined(**_known(Quarantined, entry)) for entry in values.get("quarantine", ()))
     for name in ("master_roots", "peer_roots"):
         values[name] = {tree: dict(facts) for tree, facts in values.get(name, {}).items()}
     for name, kind in (("refused", Refused), ("message", Message)):
-        values[name] = kind(**values[name]) if values.get(name) else None
+        values[name] = kind(**_known(kind, values[name])) if values.get(name) else None
     record = PeerRecord(**values)
     for part in (record, *record.quarantine, record.refused, record.message):
         _raise_if_mistyped(part)
     return record
+
+
+def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    names = {each.name for each in fields(kind)}
+    return {key: value for key, value in data.items() if key in names}
 
 
 def _raise_if_mistyped(part: Any) -> None:
@@ -140,7 +141,7 @@ def _raise_if_mistyped(part: Any) -> None:
 
 def pause_from_json(data: Any) -> Pause:
     """Raises TypeError or ValueError where the data is none of ours."""
-    pause = Pause(**data)
+    pause = Pause(**_known(Pause, data))
     _raise_if_mistyped(pause)
     return pause
 

@@ -275,7 +275,6 @@ class PeerRun:
             self.memory.save_accepted(self.name, str(answer["generation"]), compared.snapshot.manifest)
             record = replace(
                 record.with_answer(answer),
-                projection=compared.snapshot.projection.as_json(),
                 master_roots=dict(compared.snapshot.roots),
                 peer_roots=dict(compared.peer.roots),
                 refused=None,

@@ -7,7 +7,7 @@ All times are seconds on one monotonic clock.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 MAX_REASONS = 64
 
@@ -93,19 +93,3 @@ class TriggerQueue:
     def __len__(self) -> int:
         with self._changed:
             return len(self._reasons)
-
-
-def next_batch(
-    queue: TriggerQueue, settle: Settle, clock: Callable[[], float], *, at_once: Collection[str] = ()
-) -> tuple[str, ...]:
-    """Blocks until a burst of triggers has ended and returns its reasons; one of `at_once` ends it immediately."""
-    batch: dict[str, None] = {}
-    while not settle.due(clock()):
-        reasons = queue.wait(settle.wait(clock()))
-        if reasons:
-            batch.update(dict.fromkeys(reasons))
-            settle.note(clock())
-        if any(reason in at_once for reason in reasons):
-            break
-    settle.clear()
-    return tuple(batch)
