@@ -67,9 +67,10 @@ class Settled:
             self._decided.set()
 
     def decide(self, snapshot: Snapshot | None) -> None:
-        """None: this run is given up."""
-        self._snapshot = snapshot
-        self._decided.set()
+        """None: this run is given up. The first word counts."""
+        if not self._decided.is_set():
+            self._snapshot = snapshot
+            self._decided.set()
 
     def __call__(self, prepared: Prepared) -> bool:
         self._decided.wait()
@@ -157,7 +158,15 @@ class Preparer:
         batch = dict.fromkeys(triggers)
         self._settle.note(self._clock())
         self._warm()
-        ahead, prepared, quiet_s = Settled(), None, self._quiet_s
+        ahead = Settled()
+        try:
+            return self._worked_ahead(ahead, batch)
+        finally:
+            ahead.decide(None)  # whatever went wrong, no worker waits at the gate for ever
+            self._ahead = None
+
+    def _worked_ahead(self, ahead: Settled, batch: dict[str, None]) -> tuple[str, ...]:
+        prepared, quiet_s = None, self._quiet_s
         has_tried = False
         while not self._settle.due(self._clock()):
             wait_s = self._settle.wait(self._clock()) or 0.0
@@ -196,7 +205,6 @@ class Preparer:
             validation = self._pipeline.master.validate()
         if validation is None or not validation.passed:
             ahead.decide(None)
-            self._ahead = None
             return None
         return replace(prepared, validation=validation)
 
@@ -208,7 +216,6 @@ class Preparer:
                 found = self._pipeline.scan(prepared.named, full=False)
         is_good = found is not None and is_same(found, prepared.snapshot)
         ahead.decide(found if is_good else None)
-        self._ahead = None
         if is_good:
             self._passed(prepared)
         return is_good
