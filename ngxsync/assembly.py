@@ -15,9 +15,8 @@ from ngxsync.core.errors import ConfigError, Message, NgxsyncError, StateError
 from ngxsync.core.excludes import literal_pattern
 from ngxsync.core.ssh import LinkSettings
 from ngxsync.core.wording import disk_message
-from ngxsync.edges.addresses import others
 from ngxsync.edges.bundle import Bundle
-from ngxsync.edges.local import LocalHost, problems_from
+from ngxsync.edges.local import LocalHost, others, problems_from
 from ngxsync.edges.state import MasterState
 from ngxsync.flow.interfaces import Named, Validation
 from ngxsync.flow.pipeline import Pipeline

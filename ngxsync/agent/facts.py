@@ -7,11 +7,11 @@ import glob
 import hashlib
 import os
 import socket
-import struct
 import subprocess
 from typing import Any, Dict, List
 
 from . import journal, unit
+from .addresses import own_addresses
 from .answers import Failure
 from .directives import Directive, NamedFile, named_files, read_all
 from .manifest import tree_of
@@ -101,28 +101,6 @@ def _address(listen: str) -> str:
     except OSError:
         return ""
     return socket.inet_ntop(family, packed) if any(packed) else ""
-
-
-def own_addresses() -> List[str]:
-    """All addresses of this host, lo included, as the kernel lists them; no program is asked."""
-    found = {"127.0.0.1"}
-    last = ""
-    for line in _lines("/proc/net/fib_trie"):
-        if line.startswith("|-- "):
-            last = line[4:]
-        elif line.startswith("/32 host LOCAL"):
-            found.add(last)
-    for line in _lines("/proc/net/if_inet6"):
-        found.add(socket.inet_ntop(socket.AF_INET6, struct.pack("!16B", *bytes.fromhex(line.split()[0]))))
-    return sorted(found)
-
-
-def _lines(path: str) -> List[str]:
-    try:
-        with open(path) as stream:
-            return [line.strip() for line in stream]
-    except OSError:
-        return []
 
 
 def _outside(named: List[NamedFile], trees: List[str]) -> List[Answer]:

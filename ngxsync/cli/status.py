@@ -19,8 +19,8 @@ from ngxsync.core.memory import PeerRecord
 from ngxsync.core.model import PAUSED, REFUSED, UNKNOWN, PeerStatus, Problem, StatusReport
 from ngxsync.core.render import json_status, render_status, worst_first
 from ngxsync.daemon.instance import Instance, running_instance
-from ngxsync.edges.addresses import others
 from ngxsync.edges.configfile import read_config
+from ngxsync.edges.local import others
 from ngxsync.edges.state import MasterState
 
 # DESIGN 6: what a status word stands for as an exit status; all others 1

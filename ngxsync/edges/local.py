@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import ngxsync
-from ngxsync.agent import binary, scan
+from ngxsync.agent import addresses, binary, scan
 from ngxsync.agent.manifest import PROTOCOL, Manifest
+from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import Held, Message, NgxsyncError
 from ngxsync.core.model import Problem, Projection, Snapshot
 
@@ -149,3 +150,14 @@ def read_nginx(root: str) -> tuple[str, str, str]:
     except (OSError, subprocess.SubprocessError):
         return "", "", ""
     return build.binary, build.prefix, os.path.join(build.prefix, build.conf_path)
+
+
+def others(config: Config) -> list[PeerConfig]:
+    """The peers that are not this host: one file serves both of a pair, and the one whose `host` is an address here is itself."""
+    own = addresses.own_addresses()
+    return [peer for peer in config.peers if peer.host not in own or _is_loopback(peer.host)]
+
+
+def _is_loopback(host: str) -> bool:
+    """A trial's peer, on this machine behind a port of its own."""
+    return host.startswith("127.") or host in ("::1", "localhost")
