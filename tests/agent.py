@@ -101,7 +101,7 @@ class Agent:
             delta=manifests.to_json(planned),
             id=manifests.snapshot_id(planned, self.projection),
             reload=True,
-            stages={self.root: stage},
+            stages={self.root: stage},  # for tests that look into it
         )
 
     def _entry(self, value: Any, before: Entry | None, staged: str) -> Entry | None:

@@ -141,7 +141,8 @@ class PeerRun:
         if self.options.dry_run:
             return self.result(model.PENDING if compared.plan else model.IN_SYNC, compared)
         self._raise_if_given_up(compared)
-        answer = self.transact(compared, self.stage(compared))
+        self.stage(compared)
+        answer = self.transact(compared)
         return self.concluded(compared, answer)
 
     def _go(self) -> None:
@@ -170,11 +171,11 @@ class PeerRun:
         if refused and refused.snapshot == snapshot and self.options.trigger == "change":
             raise outcomes.StillRefused(self.name, snapshot, refused.why)
 
-    def stage(self, compared: Comparison) -> dict[str, str]:
+    def stage(self, compared: Comparison) -> None:
         """Step 5: exactly the planned files, into this run's stage."""
         names = paths_to_send(compared.plan)
         if not compared.plan:
-            return {}
+            return
         trees = list(self.projection.roots)
         request = {
             **requests.common(self.config, self.peer.config, self.projection),
@@ -187,13 +188,12 @@ class PeerRun:
                 below = [name[len(tree) + 1 :] for name in names if name.startswith(tree + "/")]
                 if below:
                     self.bytes_sent += self.peer.send(Path(tree), below, stages[tree], self._progress())
-        return stages
 
     def _progress(self) -> Callable[[int, int], None] | None:
         progress = self.options.progress
         return None if progress is None else lambda done, total: progress(self.name, "stage", done, total)
 
-    def transact(self, compared: Comparison, stages: dict[str, str]) -> dict[str, Any]:
+    def transact(self, compared: Comparison) -> dict[str, Any]:
         """Steps 6 to 9, on the peer alone; after a cut connection it is asked, never assumed."""
         run, test_s = self.prepared.run, self.prepared.validation.seconds
         request = requests.transact_request(
@@ -203,7 +203,6 @@ class PeerRun:
             run=run,
             written_by=self.master.name,
             generation=self.record.generation,
-            stages=stages,
             reload=reload_needed(compared, self.config, self.prepared.named),
             force=self.options.force,
             test_s=test_s,

@@ -67,7 +67,6 @@ def transact_request(
     run: str,
     written_by: str,
     generation: str | None,
-    stages: dict[str, str],
     reload: bool,
     force: Collection[str],
     test_s: float,
@@ -91,7 +90,6 @@ def transact_request(
         "delta": {path: entry and list(entry) for path, entry in delta.items()},
         "id": compared.snapshot.id,
         "reload": reload,
-        "stages": stages,
         "wait_for_go": True,
     }
 
