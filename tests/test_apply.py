@@ -621,7 +621,7 @@ def test_an_unknown_user_is_named_before_anything_changes(agent: Agent) -> None:
     with unchanged(agent.host):
         answer = agent.transact(agent.plan({"html/x": File("x", 0o644, "nosuch", "nogroup1"), "html/y": "y"}))
         assert (answer["outcome"], answer["code"]) == ("held", "missing-user")
-        assert answer["message"]["what"] == "this host has no group nogroup1, no user nosuch"
+        assert answer["message"]["what"] == f"{agent.host.name} has no group nogroup1, no user nosuch"
         entry = agent.live()[f"{ROOT}/html/index.html"]
         answer = agent.transact(agent.plan({"html/index.html": entry._replace(owner="nosuch")}))
         assert answer["code"] == "missing-user"

@@ -220,6 +220,8 @@ WRONG_VALUES = [
     ("peer b", "probe = ftp://x/", "no URL"),
     ("peer b", "probe = http:///x", "no URL"),
     ("peer b", "priority = 100", "unknown option"),
+    ("peer b", "setle = 3s", "unknown option here, did you mean settle in [sync]?"),
+    ("nginx", "on_drift = hold", "unknown option here, did you mean on_drift in [sync]?"),
     ("ngxsync", "state_dir = /usr/local/nginx/state", "is not sent"),
     ("ngxsync", "log_format = xml", "allowed is text or json"),
 ]

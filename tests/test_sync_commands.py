@@ -399,6 +399,17 @@ def test_diff_of_equal_hosts(pair: Pair) -> None:
     assert list(pair.web2.path("/var/lib/ngxsync").iterdir()) == [], "nothing is installed for a diff"
 
 
+def test_diff_of_a_path_that_nobody_has_says_so(pair: Pair) -> None:
+    """A typo, or what is never sent, must not look equal; a file of the peer alone and a folder are there."""
+    write(pair.web2, "html/theirs.html", "new\n")
+    for path in ("conf/ngnix.conf", "logs/error.log"):
+        done = pair.ngxsync("diff", f"{ROOT}/{path}")
+        note = f"note: {ROOT}/{path}: neither web1 nor web2 has it, or it is left out of every sync\n"
+        assert (done.returncode, done.stdout, done.stderr) == (0, "web1 -> web2: no changes\n", note)
+    for path in ("conf", "html/theirs.html", ".."):
+        assert pair.ngxsync("diff", f"{ROOT}/{path}").stderr == ""
+
+
 def test_diff_sees_other_bytes_of_equal_size_and_time(pair: Pair) -> None:
     first_sync(pair)
     file = write(pair.web2, "html/index.html", "<h1>It worts</h1>\n")

@@ -92,8 +92,8 @@ def nginx_or_failure(settings: Dict[str, Any]) -> Nginx:
     except NGINX_ERRORS as error:
         raise Failure(
             "which-nginx",
-            "nginx cannot be run here: %s" % error,
-            next="install nginx on this host, or set `binary`",
+            "nginx cannot be run: %s" % error,
+            next="install nginx on %s, or set `binary` in [nginx]" % os.uname().nodename,
         )
 
 

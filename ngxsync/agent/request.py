@@ -146,8 +146,8 @@ def raise_if_unknown_owner(exchange: Exchange) -> None:
             except KeyError:
                 missing.add("%s %s" % (kind, name))
     if missing:
-        what = "this host has no %s" % ", no ".join(sorted(missing))
-        raise Failure("missing-user", what, next="create it here, or exclude what it owns")
+        what = "%s has no %s" % (os.uname().nodename, ", no ".join(sorted(missing)))
+        raise Failure("missing-user", what, next="create it there, or exclude what it owns")
 
 
 def raise_if_not_equal(request: Dict[str, Any], store: Store, planned: Manifest) -> None:

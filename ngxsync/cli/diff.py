@@ -140,6 +140,7 @@ class Difference:
     peer: PeerHost
     compared: Comparison
     changes: tuple[Change, ...]
+    nowhere: tuple[str, ...]  # paths that were named, and are in neither tree as it is compared
     secrets: frozenset[str]  # real paths that this host's nginx names; others are known by their content or by the peer
 
     @property
@@ -162,11 +163,17 @@ def compare_peer(assembly: Assembly, peer: PeerHost, limits: Sequence[str]) -> D
     compared, named = assembly.pipeline.compare(peer, Options("diff", install=False, dry_run=True))
     changes = compared.plan.changes
     within = tuple(c for c in changes if not limits or any(is_below(c.path, limit) for limit in limits))
-    return Difference(peer, compared, within, frozenset(map(os.path.realpath, named.secrets)))
+    both = compared.snapshot.manifest.keys() | compared.peer.manifest.keys()
+    nowhere = tuple(limit for limit in limits if limit not in both and not any(is_below(path, limit) for path in both))
+    return Difference(peer, compared, within, nowhere, frozenset(map(os.path.realpath, named.secrets)))
 
 
 def print_difference(assembly: Assembly, found: Difference, show: Show) -> None:
     name = found.peer.config.name
+    for path in found.nowhere:
+        say(
+            f"note: {safe_name(path)}: neither {assembly.master.name} nor {name} has it, or it is left out of every sync"
+        )
     if show.names_only:
         shown = [change for change in found.changes if show.verbose or not is_quiet(change)]
         print("".join(f"{safe_name(change.path)}\n" for change in shown), end="")

@@ -11,7 +11,7 @@ import click
 from ngxsync.cli.group import command
 from ngxsync.cli.options import config_option, json_option, open_state, print_json
 from ngxsync.core.errors import ConfigError, Message
-from ngxsync.core.model import UNKNOWN, Change, PeerResult, Plan, Problem, RunResult
+from ngxsync.core.model import IN_SYNC, UNKNOWN, Change, PeerResult, Plan, Problem, RunResult
 from ngxsync.core.render import SCHEMA, count_text, render_changes, render_run
 from ngxsync.core.wording import human_duration, one_line, render_time, short_id
 from ngxsync.edges.configfile import read_config
@@ -83,7 +83,8 @@ def render_summary(record: Mapping[str, Any], now: float) -> list[str]:
     ]
     for peer in result.peers:
         code = f" ({one_line(peer.code)})" if peer.code and peer.code != peer.outcome else ""
-        lines.append(f"  {peer.name}  {peer.outcome}{code}, {count_text(Plan(peer.changes).counts())}")
+        counts = f", {count_text(Plan(peer.changes).counts())}" if peer.changes else ""
+        lines.append(f"  {peer.name}  {peer.outcome}{code}{counts}")
     return lines
 
 
@@ -96,7 +97,8 @@ def render_record(record: Mapping[str, Any], now: float) -> list[str]:
     if result.snapshot:
         lines.append(f"  snapshot {result.snapshot}")
     for peer in result.peers:
-        lines.append(f"  {peer.name}: {count_text(Plan(peer.changes).counts())}")
+        if peer.changes or peer.outcome == IN_SYNC:  # else perhaps nobody compared
+            lines.append(f"  {peer.name}: {count_text(Plan(peer.changes).counts())}")
         lines += [f"    {line}" for line in render_changes(peer.changes)]
         steps = ", ".join(f"{one_line(step)} {human_duration(seconds)}" for step, seconds in peer.timings.items())
         lines += [f"    took: {steps}"] if steps else []

@@ -131,7 +131,7 @@ def _read_section(name: str, options: dict[str, Option], section: Section | None
             problems.append((section.line, f"[{name}] {option}: it is missing, and required"))
     if section:
         for option in given.keys() - options.keys():
-            problems.append((section.lines[option], f"[{name}] {option}: {_unknown('option', option, list(options))}"))
+            problems.append((section.lines[option], f"[{name}] {option}: {_unknown_option(option, list(options))}"))
     return values
 
 
@@ -168,6 +168,15 @@ def _unknown_sections(ini: IniFile) -> Iterator[tuple[int, str]]:
     for name, section in ini.sections.items():
         if name not in SECTIONS and not _is_peer(name):
             yield section.line, f"[{name}]: {_unknown('section', name, [*SECTIONS, 'peer NAME'])}"
+
+
+def _unknown_option(name: str, known: list[str]) -> str:
+    """An option that is right elsewhere is named with its section, rather than one of this section that is little like it."""
+    homes = {option: section for section, options in SECTIONS.items() for option in options if option not in known}
+    near = get_close_matches(name.lower(), homes, 1, 0.8)
+    if near and not get_close_matches(name.lower(), known, 1, 0.8):
+        return f"unknown option here, did you mean {near[0]} in [{homes[near[0]]}]?"
+    return _unknown("option", name, known)
 
 
 def _unknown(kind: str, name: str, known: list[str]) -> str:

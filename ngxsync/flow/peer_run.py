@@ -294,7 +294,8 @@ class PeerRun:
         """What a person wants to know of a plan that was applied."""
         edited = [change.path for change in compared.plan.changes if change.cause in (DRIFT, CONFLICT)]
         if edited:
-            yield f"edited on {self.name} and put back (what was there is kept in its store): {listed(edited)}"
+            kept = f"{self.name}:{self.peer.config.state_dir}/peer"
+            yield f"edited on {self.name}, now as here; what was there is kept in {kept}: {listed(edited)}"
         if self.left:
             yield f"left as it is on {self.name} (the next run is held for it again): {listed(self.left)}"
         named = self.prepared.named.files
