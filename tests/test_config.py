@@ -192,6 +192,7 @@ WRONG_VALUES = [
     ("sync", "settle = -1s", "no duration"),
     ("sync", "settle = 6s", "longer than max_wait"),
     ("sync", "max_wait = 100ms", "longer than max_wait"),
+    ("sync", "max_wait = 31s", "31s is longer than a peer that is ready may be kept waiting, allowed is at most 30s"),
     ("sync", "check_every = 10 m", "or no"),
     ("sync", "check_every = 999999d", "at most 365d"),
     ("sync", "schedule = @daily", "it has 1 fields, allowed are five: minute, hour,"),
@@ -269,6 +270,7 @@ words = st.from_regex(r"[a-z][a-z0-9_.]{0,8}", fullmatch=True).filter(
 )
 paths = st.lists(words, min_size=1, max_size=3).map(lambda parts: "/" + "/".join(parts))
 seconds = st.integers(1, 365 * 86400 * 1000).map(lambda ms: ms / 1000)
+waits = st.integers(1, 30_000).map(lambda ms: ms / 1000)
 patterns = st.lists(st.from_regex(r"/?[a-z*?]{1,6}( [a-z])?/?", fullmatch=True), unique=True, max_size=3).map(tuple)
 
 
@@ -285,7 +287,7 @@ def configs(draw: st.DrawFn) -> Config:
         prove_timeout_s=draw(st.none() | seconds),
         rehearse=draw(st.sampled_from(["overlay", "live"])),
     )
-    settle, max_wait = sorted(draw(st.tuples(seconds, seconds)))
+    settle, max_wait = sorted(draw(st.tuples(waits, waits)))
     sync = SyncConfig(
         trees=(root, "/second" + draw(paths)),
         exclude=draw(patterns),

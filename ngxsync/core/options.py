@@ -19,6 +19,7 @@ from ngxsync.core.cronfields import check_fields
 
 UNITS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
 LONGEST_S = 365 * 86400
+LONGEST_WAIT_S = 30  # a peer that is ready to apply waits for the burst's end, a minute at most (GO_S in agent/verbs.py)
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,15 @@ def read_duration(text: str) -> float:
     seconds = float(Decimal(found[1]) * UNITS[found[2]])
     if not 0 < seconds <= LONGEST_S:
         raise ValueError(f"{text} is out of range, allowed is more than 0 and at most 365d")
+    return seconds
+
+
+def read_wait(text: str) -> float:
+    """Seconds, as long as a peer that is ready to apply may be kept waiting."""
+    seconds = read_duration(text)
+    if seconds > LONGEST_WAIT_S:
+        said = f"{text} is longer than a peer that is ready may be kept waiting, allowed is at most {LONGEST_WAIT_S}s"
+        raise ValueError(said)
     return seconds
 
 
@@ -213,7 +223,7 @@ SYNC = {
     "exclude": Option(read_patterns),
     "on_change": Option(read_yes_no, "yes"),
     "settle": Option(read_duration, "200ms"),
-    "max_wait": Option(read_duration, "5s"),
+    "max_wait": Option(read_wait, "5s"),
     "check_every": Option(_or_no(read_duration), "10m"),
     "schedule": Option(_or_no(read_schedule), "30 3 * * *"),
     "max_delete": Option(_or_no(read_share), "30%"),
