@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from ngxsync.agent import unit
+from ngxsync.agent import unit, verbs
+from ngxsync.agent.answers import Failure
 from tests.agent import STATE, Agent, agent_argv
 from tests.hosts import PROJECT, Host, wait_until
 from tests.pair import ROOT, Pair, manifest_of
@@ -47,6 +48,19 @@ def ended(agent: Agent, run: str) -> dict[str, Any]:
         return dict(shown["answer"]) if shown["state"] == "done" else {}
 
     return wait_until(answer, f"run {run} is done")
+
+
+def test_a_run_whose_process_died_says_what_to_do() -> None:
+    with pytest.raises(Failure) as caught:
+        verbs.detached(lambda: os._exit(1))
+    message = caught.value.message
+    assert message["state"] == "unknown until it is recovered"
+    assert message["next"] == "`ngxsync-agent recover` here, or the next run, finishes or undoes what it began"
+
+
+def test_what_an_open_run_began_ends_by_one_verb_only() -> None:
+    done = subprocess.run(agent_argv("undo"), capture_output=True, text=True, check=False, input="")
+    assert (done.returncode, done.stderr) == (2, "usage: ngxsync-agent status | recover\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])

@@ -28,7 +28,6 @@ VERBS = {
     "validate": ("verbs", "validate"),
     "which": ("verbs", "which"),
     "recover": ("verbs", "recover"),
-    "undo": ("verbs", "recover"),
     "status": ("inspection", "status"),
 }
 

@@ -9,7 +9,6 @@ from .exchange import NotEmpty, PeerChanged
 from .failures import failure_of
 from .journal import Damaged as JournalDamaged
 from .recovery import close, recover
-from .request import raise_if_malformed
 from .stage import StageDiffers
 from .store import LOCK_WAIT_S, Busy, Damaged, Store
 from .transaction import Answer, Transaction
@@ -22,9 +21,10 @@ def at_once() -> None:
 def transact(request: Dict[str, Any], store: Store, agent: str, wait_for_go: Callable[[], None] = at_once) -> Answer:
     """The answer (docs/architecture.md), kept as runs/RUN.json; asked again for the same run, the kept one. Raises Failure.
 
+    The request was checked (request.raise_if_malformed).
+
     `wait_for_go` is called when all is tested and nothing begun; it may raise Abandoned.
     """
-    raise_if_malformed(request)
     try:
         store.prepare()
         with store.lock("transaction", request["run"], LOCK_WAIT_S):

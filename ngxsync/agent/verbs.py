@@ -135,7 +135,10 @@ def detached(work: Callable[[], Answer], meanwhile: Callable[[], None] = run.at_
     os.waitpid(child, 0)
     if not text:
         raise Failure(
-            "died", "the transaction's process ended without an answer", state="unknown until it is recovered"
+            "died",
+            "the transaction's process ended without an answer",
+            state="unknown until it is recovered",
+            next="`ngxsync-agent recover` here, or the next run, finishes or undoes what it began",
         )
     return dict(json.loads(text.decode("ascii")))
 
