@@ -98,6 +98,12 @@ def test_a_wrong_configuration_and_an_unknown_peer_are_usage(pair: Pair) -> None
     [
         ("rm /etc/ngxsync/id_ed25519", "key", "no such file", "ssh-keygen -t ed25519"),
         ("chmod 644 /etc/ngxsync/id_ed25519", "key", "others can read it", "chmod 600 /etc/ngxsync/id_ed25519"),
+        (
+            "cd /etc/ngxsync; ssh-keygen -y -f id_ed25519 >/tmp/k; cat /tmp/k >id_ed25519; chmod 644 id_ed25519",
+            "key",
+            "no private key",
+            "without .pub",
+        ),
         ("echo x >/etc/ngxsync/id_ed25519", "key", "no private key", "without .pub"),
         ("ssh-keygen -q -p -N secret -f /etc/ngxsync/id_ed25519", "key", "passphrase", "ssh-keygen -p -N ''"),
         (

@@ -393,6 +393,20 @@ def test_a_server_that_accepts_and_says_nothing(make_link: MakeLink, sshd: Sshd,
     assert error.code == "silent"
 
 
+def test_who_waited_for_a_connection_that_failed_does_not_try_again(make_link: MakeLink, sshd: Sshd) -> None:
+    """Else a sync, which connects ahead of its first question, takes twice connect_timeout to say that nobody is there."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        link = make_link(sshd, port=silent.getsockname()[1], connect_timeout_s=2.0)
+        with ThreadPoolExecutor() as pool:
+            ahead = pool.submit(link.warm, "scan")
+            with silent.accept()[0]:
+                assert refused(link, "fabric").code == "silent"
+            assert isinstance(ahead.exception(), PeerUnreachable)
+        silent.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
 @pytest.mark.parametrize(
     ("make", "code"),
     [

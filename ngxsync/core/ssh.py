@@ -117,6 +117,11 @@ def unreachable(settings: LinkSettings, code: str, detail: str = "") -> PeerUnre
     return PeerUnreachable(message, code=code)
 
 
+def is_public_key(begin: bytes) -> bool:
+    """By the first bytes of a file; so begins a line of authorized_keys, and no private key."""
+    return begin.startswith((b"ssh-", b"ecdsa-", b"sk-"))
+
+
 CUT = "cut"
 CUT_STATE = "{name} has the old or the new state, nothing between; what was begun there goes on without us"
 WHY = {

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ngxsync.core.errors import Message, NgxsyncError, tail
+from ngxsync.core.ssh import is_public_key
 
 ASK_S = 10.0
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -31,7 +33,7 @@ class KeyFile:
 
 
 def read_key(path: Path) -> KeyFile:
-    """What is to be said of a private key without using it; its content is not read by us."""
+    """What is to be said of a private key without using it; but for its first bytes its content is not read by us."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -40,6 +42,9 @@ def read_key(path: Path) -> KeyFile:
         return KeyFile(path, "unreadable")
     if not os.access(path, os.R_OK):
         return KeyFile(path, "unreadable")
+    with suppress(OSError), path.open("rb") as file:
+        if is_public_key(file.read(256)):
+            return KeyFile(path, "invalid")
     if mode & 0o077:
         return KeyFile(path, "open")
     public = _run(["ssh-keygen", "-y", "-P", "", "-f", str(path)])

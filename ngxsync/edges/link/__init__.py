@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import shlex
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ngxsync.core.errors import AgentFailed, Message, tail
+from ngxsync.core.errors import AgentFailed, Message, PeerUnreachable, tail
 from ngxsync.core.ssh import CUT, PEER_ALIAS, LinkSettings, unreachable
 from ngxsync.edges.link.openssh import OpenSsh
 from ngxsync.edges.link.wire import CONNECTION_ERRORS, Channel, Outcome, Wire, closed_after, read, send, translated
@@ -69,9 +70,10 @@ class Link:
         self.alias = PEER_ALIAS
         self._bundle = bundle
         self._openssh = OpenSsh(settings, runtime_dir)
-        self._lock = threading.Lock()
+        self._lock, self._warm_lock = threading.Lock(), threading.Lock()  # the first is held while it connects
         self._slots = threading.BoundedSemaphore(CALLS_AT_ONCE)
         self._wire: Wire | None = None
+        self._failure: tuple[float, PeerUnreachable | None] = 0.0, None
         self._is_closed = False
         self._warm: dict[str, tuple[Wire, Channel, threading.Timer]] = {}
         self._way = Way()
@@ -112,13 +114,13 @@ class Link:
 
         Raises PeerUnreachable. Does nothing where the agent is known to be missing.
         """
-        with self._lock:
+        with self._warm_lock:
             if self._way.is_absent or verb in self._warm:
                 return
         wire, channel = self._start(self._way.command([self._bundle.folder(self.settings.state_dir), verb]))
         timer = threading.Timer(WARM_S, self._drop_warm, [verb])
         timer.daemon = True
-        with self._lock:
+        with self._warm_lock:
             spare = self._warm.get(verb)
             if spare is None:
                 self._warm[verb] = (wire, channel, timer)
@@ -191,12 +193,21 @@ class Link:
                     raise translated(error, self.settings, "") from error
 
     def _open(self) -> Wire:
+        """Who waited here while another's attempt failed, which may take connect_timeout, shares its failure."""
+        came = time.monotonic()
         with self._lock:
             if self._wire is None or not self._wire.is_open:
                 if self._wire is not None:
                     self._wire.close()
                 self._wire = None
-                wire = Wire(self.settings, self._openssh.config_file)
+                failed_at, failure = self._failure
+                if failure is not None and failed_at > came:
+                    raise PeerUnreachable(failure.message, code=failure.code)
+                try:
+                    wire = Wire(self.settings, self._openssh.config_file)
+                except PeerUnreachable as error:
+                    self._failure = time.monotonic(), error
+                    raise
                 if self._is_closed:
                     wire.close()
                     raise unreachable(self.settings, "unreachable", "closed meanwhile")
@@ -205,7 +216,7 @@ class Link:
 
     def _take_warm(self, verb: str) -> tuple[Wire, Channel] | None:
         """The interpreter that waits for this verb, if it is still there."""
-        with self._lock:
+        with self._warm_lock:
             wire, channel, timer = self._warm.pop(verb, (None, None, None))
         if wire is None or channel is None or timer is None:
             return None

@@ -20,7 +20,7 @@ from paramiko.hostkeys import InvalidHostKey
 from paramiko.ssh_exception import SSHException
 
 from ngxsync.core.errors import AgentFailed, Message, PeerUnreachable, tail
-from ngxsync.core.ssh import LinkSettings, jump_argv, unreachable
+from ngxsync.core.ssh import LinkSettings, is_public_key, jump_argv, unreachable
 
 # what paramiko would log are tracebacks of what we report as one of our errors
 logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
@@ -201,15 +201,11 @@ def read(channel: Channel) -> Outcome:
     return Outcome(b"".join(parts), stderr, channel.recv_exit_status())
 
 
-# how a line of authorized_keys begins; a file that others may read says so before it is told to be a private key
-PUBLIC_KEYS = (b"ssh-", b"ecdsa-", b"sk-")
-
-
 def load_key(settings: LinkSettings) -> paramiko.PKey:
     """The private key. Raises PeerUnreachable where it is missing, not one, locked, or open to others (as ssh does)."""
     try:
         with settings.identity.open("rb") as file:
-            if file.read(256).startswith(PUBLIC_KEYS):
+            if is_public_key(file.read(256)):  # before its mode, which is right for it
                 raise unreachable(settings, "identity-public")
         if settings.identity.stat().st_mode & 0o077:
             raise unreachable(settings, "identity-open")
