@@ -578,12 +578,12 @@ def test_a_host_without_another(pair: Pair, command: str) -> None:
     assert text.startswith("/etc/ngxsync/config.ini: every peer in it is this host itself\n  now: nothing changed\n")
 
 
-@pytest.mark.parametrize("command", [["sync"], ["diff"], ["diff", "--json"]])
+@pytest.mark.parametrize("command", [["sync"], ["diff"], ["diff", "--json"], ["check"]])
 def test_this_host_is_no_peer_of_its_own(pair: Pair, command: list[str]) -> None:
     pair.write_config(more=f"[peer self]\nhost = {pair.web1.address}\nidentity = /etc/ngxsync/id_ed25519\n")
     done = pair.ngxsync(*command, "--peer", "self")
     assert done.returncode == 2
-    assert "no such peer: self" in done.stdout + done.stderr
+    assert "no such peer: self is this host itself" in done.stdout + done.stderr
 
 
 def test_the_most_serious_peer_decides_and_the_other_is_served(pair: Pair) -> None:

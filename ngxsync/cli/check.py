@@ -12,6 +12,7 @@ from ngxsync.agent.manifest import is_below
 from ngxsync.cli.group import command
 from ngxsync.cli.options import config_option, json_option, peer_option, print_json, raise_if_unknown_peers
 from ngxsync.core.checkup import WARNING, Check, has_failed, json_checks, render_checks, render_summary
+from ngxsync.core.config import raise_if_unknown
 from ngxsync.core.errors import ConfigError
 from ngxsync.edges.configfile import read_config
 
@@ -36,6 +37,7 @@ def check(config: Path, peers: tuple[str, ...], as_json: bool) -> int:
     settings = read_config(config)
     raise_if_unknown_peers(peers, settings)
     with Assembly(settings) as assembly:
+        raise_if_unknown(peers, settings, assembly.peers)
         names = [name for name in assembly.peers if not peers or name in peers]
         checks = [*run_checks(assembly, names), *old_lines(assembly, names)]
     if as_json:

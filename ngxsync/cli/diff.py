@@ -89,7 +89,7 @@ def diff(
     show = Show(text=not (stat or name_only), names_only=name_only, verbose=verbose)
     results: list[PeerResult] = []
     with open_assembly(configuration) as assembly:
-        raise_if_unknown(peers, list(assembly.peers), configuration.file)  # this host itself is none of them
+        raise_if_unknown(peers, configuration, assembly.peers)
         for name, peer in assembly.peers.items():
             if not peers or name in peers:
                 results.append(report_on(assembly, peer, limits, None if as_json else show))

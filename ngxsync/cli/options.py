@@ -64,7 +64,7 @@ def peer_option(text: str) -> Callable[[Function], Function]:
 
 def raise_if_unknown_peers(peers: Iterable[str], config: Config) -> None:
     """Raises ConfigError, with the nearest known name."""
-    raise_if_unknown(peers, [peer.name for peer in config.peers], config.file)
+    raise_if_unknown(peers, config)
 
 
 def open_state(config: Config) -> MasterState:

@@ -106,13 +106,16 @@ def load_config(text: str, file: str) -> Config:
     return _make_config(values, peers, file)
 
 
-def raise_if_unknown(peers: Iterable[str], known: list[str], file: str) -> None:
-    """Raises ConfigError, with the nearest name, where one of `peers` is none of the known."""
+def raise_if_unknown(peers: Iterable[str], config: Config, others: Iterable[str] | None = None) -> None:
+    """Raises ConfigError, with the nearest name, where one of `peers` is not configured or, not being of `others`, is this host."""
+    configured = [peer.name for peer in config.peers]
+    known = configured if others is None else list(others)
     for name in peers:
         if name not in known:
             near = get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"the peers are: {', '.join(known)}"
-            raise ConfigError(Message(f"no such peer: {name}", file, "nothing changed", hint), code="unknown-peer")
+            what = f"no such peer: {name}{' is this host itself' if name in configured else ''}"
+            raise ConfigError(Message(what, config.file, "nothing changed", hint), code="unknown-peer")
 
 
 def _read_section(name: str, options: dict[str, Option], section: Section | None, problems: Problems) -> dict[str, Any]:

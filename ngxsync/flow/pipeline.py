@@ -82,7 +82,7 @@ class Pipeline:
     # all steps
 
     def chosen(self, options: Options) -> list[Peer]:
-        raise_if_unknown(options.peers, list(self.peers), self.config.file)
+        raise_if_unknown(options.peers, self.config, self.peers)
         return [peer for name, peer in self.peers.items() if not options.peers or name in options.peers]
 
     def run(self, options: Options) -> RunResult:
