@@ -6,13 +6,20 @@ from pathlib import Path
 
 from ngxsync.cli.group import command
 from ngxsync.cli.options import config_option
+from ngxsync.core.errors import StateError
+
+UNSTARTED = 4  # not 2, after which systemd leaves it alone: a full disk passes
 
 
 @command(
     "run",
     example="systemctl start ngxsync   # its ExecStart is: ngxsync run",
-    statuses=(0, 9),
-    means={0: "ended by SIGTERM or Ctrl-C", 9: "another daemon works with this state directory"},
+    statuses=(0, UNSTARTED, 9),
+    means={
+        0: "ended by SIGTERM or Ctrl-C",
+        UNSTARTED: "its state directory cannot be read or written; systemd tries again",
+        9: "another daemon works with this state directory",
+    },
 )
 @config_option
 def run(config: Path) -> int:
@@ -23,4 +30,8 @@ def run(config: Path) -> int:
     """
     from ngxsync.daemon.service import run_daemon
 
-    return run_daemon(config)
+    try:
+        return run_daemon(config)
+    except StateError as error:
+        error.exit_status = UNSTARTED
+        raise
