@@ -111,11 +111,11 @@ def test_it_says_where_the_line_was_surprising(cron_pair: Pair) -> None:
 def test_nothing_changes_on_the_peer_nor_in_the_records_here(cron_pair: Pair) -> None:
     pair = cron_pair
     before = snapshot_inodes(pair.web2, *WATCHED)
+    temporary = [list(host.path("/tmp").iterdir()) for host in pair.hosts]
     done = pair.ngxsync("init", "--from-crontab", LINE)
     assert done.returncode == 0
     assert snapshot_inodes(pair.web2, *WATCHED) == before
-    assert list(pair.web2.path("/tmp").iterdir()) == []
-    assert list(pair.web1.path("/tmp").iterdir()) == []
+    assert [list(host.path("/tmp").iterdir()) for host in pair.hosts] == temporary
     assert list(pair.web1.path("/var/lib/ngxsync").iterdir()) == []
 
 

@@ -171,11 +171,11 @@ def test_a_failure_shows_its_traceback_in_both_formats() -> None:
 def test_libraries_speak_from_warnings_on_and_ours_from_information_on() -> None:
     stream = io.StringIO()
     setup_logging("text", stream=stream)
-    for name in ("paramiko", "ngxsync"):
+    for name in ("any.library", "ngxsync"):
         logging.getLogger(name).info("information")
         logging.getLogger(name).warning("warning of %s", name)
     assert [line.split(" ", 1)[1] for line in stream.getvalue().splitlines()] == [
-        "warning: warning of paramiko",
+        "warning: warning of any.library",
         "info: information",
         "warning: warning of ngxsync",
     ]

@@ -320,7 +320,7 @@ def test_without_root_a_tree_below_a_tmp_that_is_no_mount_and_mounts_below_sys(p
     agent = Unprivileged(host)
     agent.settings.update(root=root, conf=f"{root}/conf/nginx.conf")
     script = f"""
-        umount /tmp && cp -a {MINE} {root}
+        umount --recursive --lazy /tmp && cp -a {MINE} {root}
         cd /sys/fs/cgroup && mount -t tmpfs -o mode=755 none . && cd /sys/fs/cgroup
         ln -s one two && mkdir one && mount -t tmpfs none one
         exec "$@"
