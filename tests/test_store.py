@@ -86,6 +86,19 @@ def test_history_is_ordered_by_number_not_by_clock(agent: Agent) -> None:
     assert numbers == sorted(set(numbers))
 
 
+@pytest.mark.parametrize("damage", ["", "{", '"7"', None])
+def test_a_damaged_number_stops_no_run_and_history_stays_in_order(agent: Agent, damage: str | None) -> None:
+    before = applied(agent, {"html/x": "1"})
+    record = agent.host.path(f"{STATE}/peer/sequence.json")
+    record.unlink() if damage is None else record.write_text(damage)
+    answer = applied(agent, {"html/x": "2"})
+    assert answer["sequence"] == before["sequence"] + 1
+    told = [] if damage is None else [f"{STATE}/peer/sequence.json was damaged: counted on from the kept answers"]
+    assert answer["warnings"] == told
+    answer = applied(agent, {"html/x": "3"})
+    assert (answer["sequence"], answer["warnings"]) == (before["sequence"] + 2, [])
+
+
 def test_the_same_run_asked_twice_is_done_once(agent: Agent) -> None:
     request = agent.plan({"html/index.html": "new\n"})
     first = agent.transact(request)

@@ -87,14 +87,7 @@ def status(request: Answer) -> Answer:
 
 def latest(store: Store) -> Optional[Answer]:
     """The answer with the highest sequence number."""
-    try:
-        names = os.listdir(store.path("runs"))
-    except OSError:
-        return None
-    # RUN.json; beside it may lie RUN.changes.json and RUN.edits.json
-    runs = [name[: -len(".json")] for name in names if name.endswith(".json") and name.count(".") == 1]
-    found = [answer for answer in map(store.answer, runs) if answer is not None]
-    return max(found, key=lambda answer: answer.get("sequence", 0)) if found else None
+    return max(store.answers(), key=lambda answer: int(answer.get("sequence", 0)), default=None)
 
 
 def by_hand(verb: str, work: Callable[[Answer], Answer]) -> int:

@@ -34,7 +34,7 @@ def recover(store: Store) -> Optional[Dict[str, Any]]:
         else:
             with store.lock("mixed", run, IDLE_S):
                 answer = _undo_after_crash(store, exchange, opened)
-    answer.update(run=run, recovered_from=opened.phase, sequence=store.next_sequence())
+    answer.update(run=run, recovered_from=opened.phase, sequence=store.next_sequence(answer["warnings"]))
     known = store.answer(run)
     if known is None or known.get("outcome") == "broken":
         store.keep_answer(run, answer)

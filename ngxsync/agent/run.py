@@ -47,7 +47,7 @@ def _recorded(transaction: Transaction, store: Store) -> Answer:
 def _keep(answer: Answer, transaction: Transaction, store: Store) -> None:
     """The answer first, then the end of the journal: else a crash in between loses the generation that the master waits for."""
     try:
-        answer["sequence"] = store.next_sequence()
+        answer["sequence"] = store.next_sequence(answer.setdefault("warnings", []))
         store.keep_answer(answer["run"], answer)
         if transaction.is_settled:
             journal.end(store.journal)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from . import kernel
 from . import manifest as manifests
@@ -124,11 +124,35 @@ class Store:
     def keep_answer(self, run: str, answer: Dict[str, Any]) -> None:
         self.write(os.path.join("runs", _checked_run(run) + ".json"), answer)
 
-    def next_sequence(self) -> int:
-        """History is ordered by this number, never by clock. Called under the transaction lock."""
-        last = self.read("sequence.json") or 0
+    def next_sequence(self, warnings: List[str]) -> int:
+        """History is ordered by this number, never by clock. Called under the transaction lock.
+
+        Where its record is damaged or lost, it goes on after the latest kept answer: no run is lost for a number.
+        """
+        try:
+            last = self.read("sequence.json")
+        except Damaged:
+            last = ""
+        if not isinstance(last, int):
+            if last is not None:
+                warnings.append("%s was damaged: counted on from the kept answers" % self.path("sequence.json"))
+            last = max((answer.get("sequence", 0) for answer in self.answers()), default=0)
         self.write("sequence.json", last + 1)
-        return int(last) + 1
+        return last + 1
+
+    def answers(self) -> Iterator[Dict[str, Any]]:
+        """Those of all runs that are kept and can be read, in no order."""
+        try:
+            names = os.listdir(self.path("runs"))
+        except OSError:
+            return
+        for name in names:
+            # RUN.json; beside it may lie RUN.changes.json and RUN.edits.json
+            if name.endswith(".json") and name.count(".") == 1:
+                with contextlib.suppress(Damaged):
+                    answer = self.answer(name[: -len(".json")])
+                    if answer is not None:
+                        yield answer
 
     # old contents
 
