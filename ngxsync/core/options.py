@@ -19,7 +19,9 @@ from ngxsync.core.cronfields import check_fields
 
 UNITS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
 LONGEST_S = 365 * 86400
-LONGEST_WAIT_S = 30  # a peer that is ready to apply waits for the burst's end, a minute at most (GO_S in agent/verbs.py)
+LONGEST_WAIT_S = (
+    30  # a peer that is ready to apply waits for the burst's end, a minute at most (GO_S in agent/verbs.py)
+)
 
 
 @dataclass(frozen=True)
