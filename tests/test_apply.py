@@ -524,6 +524,7 @@ def test_an_edit_between_comparison_and_exchange_is_put_back_whole(agent: Agent)
             expected = manifest_of(agent.host)
             answer = json.loads(process.communicate()[0])
         assert (answer["code"], answer["message"]["where"]) == ("peer-changed", f"{ROOT}/{name}")
+        assert answer["message"]["state"] == "its old files are back"
         assert manifest_of(agent.host) == expected
         assert left_behind(agent.host) == []
         live(agent.host, "html/new").unlink(missing_ok=True)

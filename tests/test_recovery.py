@@ -336,6 +336,22 @@ def test_what_cannot_be_put_back_is_broken_until_it_can(killer: Killer) -> None:
     assert manifest_of(killer.host) == before
 
 
+def test_a_recovery_that_the_disk_stops_says_what_is_half_done(killer: Killer) -> None:
+    before = manifest_of(killer.host)
+    crashed(killer, "renameat2", 4)
+    lock = killer.host.path(f"{STATE}/peer/mixed.lock")
+    lock.unlink()
+    lock.mkdir()
+    for verb, request in (("recover", {}), ("stage", {"run": "x", "trees": [ROOT]})):
+        answer = killer.agent.call(verb, **request)
+        assert (answer["ok"], answer["code"]) == (False, "disk"), (verb, answer)
+        assert answer["message"]["state"] == "the live tree may be half old, half new"
+        assert "`ngxsync-agent recover` here, or the next run, goes on" in answer["message"]["next"]
+    lock.rmdir()
+    assert killer.agent.call("recover")["result"] == "undone"
+    assert manifest_of(killer.host) == before
+
+
 def test_where_nginx_does_not_run_recovery_only_puts_back(killer: Killer) -> None:
     """As at boot: before nginx is started."""
     before = manifest_of(killer.host)

@@ -289,6 +289,21 @@ def test_a_read_only_disk_changes_nothing_and_heals(agent: Agent, point: str) ->
     for found in (answer, staged):
         assert (found["ok"], found["code"]) == (False, "disk"), found
         assert "Read-only file system" in found["message"]["what"]
+        assert found["message"]["state"] == "unchanged"
+    applied(agent, {"html/index.html": "new\n"})
+
+
+def test_a_run_that_cannot_be_recorded_is_put_back_and_says_so(agent: Agent) -> None:
+    request = agent.plan({"html/index.html": "new\n"})
+    in_the_way = agent.host.path(f"{STATE}/peer/manifests/{request['run']}.json")
+    in_the_way.mkdir()
+    before = manifest_of(agent.host)
+    answer = agent.transact(request)
+    assert (answer["outcome"], answer["code"]) == ("failed", "disk"), answer
+    assert answer["message"]["state"] == "its old files are back"
+    assert answer["message"]["next"] == "see the space, rights and health of this host's file systems"
+    assert manifest_of(agent.host) == before
+    in_the_way.rmdir()
     applied(agent, {"html/index.html": "new\n"})
 
 

@@ -1,14 +1,21 @@
 """What stands in the way of any run here, for people: a lock, a damaged record, a disk."""
 
+import os
 import time
+from typing import Optional
 
 from .answers import Failure
 from .journal import Damaged as JournalDamaged
 from .store import Busy, Damaged, Store
 
+UNCHANGED = "unchanged"
+PUT_BACK = "its old files are back"
+HALF = "the live tree may be half old, half new"
+GOES_ON = "`ngxsync-agent recover` here, or the next run, goes on"
 
-def failure_of(error: Exception, store: Store) -> Failure:
-    """For people: what stands in the way of any run here."""
+
+def failure_of(error: Exception, store: Store, is_open: Optional[bool] = None) -> Failure:
+    """For people: what stands in the way of any run here. `is_open`: a run is left half done; None: where there is a journal."""
     if isinstance(error, Busy):
         return busy_failure(error)
     if isinstance(error, JournalDamaged):
@@ -16,15 +23,19 @@ def failure_of(error: Exception, store: Store) -> Failure:
             "broken",
             "the journal of an interrupted run cannot be read: %s" % error,
             where=store.journal,
-            state="the live tree may be half old, half new",
+            state=HALF,
             next="compare with `ngxsync diff`; move the journal away; `ngxsync sync` then makes the trees whole",
         )
+    if is_open is None:
+        is_open = os.path.exists(store.journal)
+    state, more = (HALF, "; then " + GOES_ON) if is_open else (UNCHANGED, "")
     if isinstance(error, Damaged):
-        hint = "move the file away; the next `ngxsync sync` is then a first contact"
-        return Failure("disk", "a record of ngxsync cannot be read", where=str(error), next=hint)
+        hint = "move the file away; the next `ngxsync sync` is then a first contact" + more
+        return Failure("disk", "a record of ngxsync cannot be read", where=str(error), state=state, next=hint)
     assert isinstance(error, OSError)
     what = "%s: %s" % (error.filename or store.root, error.strerror or error)
-    return Failure("disk", what, next="see the space, rights and health of this host's file systems")
+    hint = "see the space, rights and health of this host's file systems" + more
+    return Failure("disk", what, state=state, next=hint)
 
 
 def busy_failure(busy: Busy) -> Failure:

@@ -90,6 +90,7 @@ def _answered(transaction: Transaction, store: Store) -> Answer:
         hint = "move the excluded files, sockets or pipes away on this host, then sync again"
         answer = dict(Failure("type-change", what, where=error.path, next=hint).answer(), outcome="held")
     except (Busy, Damaged, JournalDamaged, OSError) as error:
-        answer = failure_of(error, store).answer()
+        answer = failure_of(error, store, is_open=not transaction.is_settled).answer()
+    answer["message"]["state"] = transaction.state
     answer.setdefault("outcome", "failed")
     return dict(answer, edited=transaction.edited, warnings=transaction.warnings, timings=transaction.timings)

@@ -12,6 +12,7 @@ from .answers import Failure
 from .captures import keep_after, keep_before
 from .errorlog import LogMark, log_paths, mark_logs
 from .exchange import Exchange, Ids, NotEmpty, PeerChanged, raise_if_other
+from .failures import HALF, PUT_BACK, UNCHANGED
 from .manifest import Manifest
 from .nginx import Nginx, is_alive, nginx_or_failure
 from .proof import Proof, Reload
@@ -45,6 +46,7 @@ class Transaction:
         self.edited: List[str] = []
         self.planned: Manifest = {}
         self.is_settled = True  # False where the journal must stay open: something is left to do
+        self.state = UNCHANGED  # of the live tree where it fails, for people
         self.must_reload = False  # True where nginx may run something else than the trees hold
 
     def run(self) -> Answer:
@@ -254,14 +256,14 @@ class Transaction:
 
     def _put_back(self, exchange: Exchange, nginx: Nginx, proof: Optional[Proof]) -> Answer:
         """Outcome undone, or broken where it could not be put back, or nginx does not prove to run the old again."""
-        self.is_settled = False
+        self.is_settled, self.state = False, HALF
         work = undo(self.store, exchange)
         self.edited = work.edited
         reason = proof.reason if proof else ""
         answer = self._answer(
             False, "undone", "undone", edited=work.edited, reason=reason, lines=proof.lines if proof else []
         )
-        answer["message"] = {"what": reason, "where": "", "state": "its old files are back", "next": ""}
+        answer["message"] = {"what": reason, "where": "", "state": PUT_BACK, "next": ""}
         if work.failed:
             return not_restored(answer, work)
         if self._signalled(proof):
@@ -271,7 +273,7 @@ class Transaction:
                     answer,
                     "%s; the old files are back, but nginx did not prove to run them: %s" % (reason, again.reason),
                 )
-        self.is_settled = True
+        self.is_settled, self.state = True, PUT_BACK
         return answer
 
     def _signalled(self, proof: Optional[Proof]) -> bool:
