@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from ngxsync.core.model import PeerResult
+from ngxsync.daemon.pauses import EndedPauses
 from ngxsync.daemon.preparing import make_batch
 from ngxsync.daemon.reports import is_news
+from ngxsync.edges.state import MasterState
 from tests.hosts import Host, wait_until
 from tests.pair import BASE_TREE, ROOT, Daemon, Pair, make_pair, manifest_of, write_tree
 
@@ -352,6 +354,39 @@ def test_a_pause_ends_by_itself_and_a_run_follows(pair: Pair) -> None:
         assert answer(pair.web2, "/", "x") == (200, BASE_TREE["html/index.html"])
         wait_for_answer(pair.web2, "/", "x", (200, "after the pause"))
         daemon.wait_for(", resume]")
+
+
+def test_a_pause_that_the_daemon_never_met_is_followed_by_a_run(pair: Pair) -> None:
+    with synced(pair):
+        write(pair.web2, "html/index.html", "edited on web2")  # of which no event tells web1
+        assert pair.ngxsync("pause", "a look at web2").returncode == 0
+        assert pair.ngxsync("sync").returncode == 8
+        assert answer(pair.web2, "/", "x") == (200, "edited on web2")
+        assert pair.ngxsync("resume").returncode == 0
+        wait_for_answer(pair.web2, "/", "x", (200, BASE_TREE["html/index.html"]))
+        wait_until(lambda: "web2: in-sync" in pair.ngxsync("status").stdout, "status says in-sync")
+
+
+@pytest.mark.parametrize("for_s", [None, 60.0])
+def test_each_pause_is_followed_by_a_run_however_short(tmp_path: Path, for_s: float | None) -> None:
+    now = [1000.0]
+    state = MasterState(tmp_path, lambda: now[0])
+    pauses = EndedPauses(state, ("web2", "web3"))
+    pauses.look()
+    state.pause("web2", "root", "between two looks", for_s)
+    now[0] += 100
+    state.resume("web2")
+    assert "web2" in pauses.look()
+    assert pauses.look() == ()
+    state.pause("web2", "root", "longer", for_s)
+    now[0] += 1
+    assert "web2" not in pauses.look()
+    assert pauses.look() == ()
+    if for_s is None:
+        state.resume()
+    now[0] += 100
+    assert "web2" in pauses.look()
+    assert pauses.look() == ()
 
 
 def test_a_first_contact_is_held_and_the_daemon_goes_on(pair: Pair) -> None:

@@ -15,6 +15,7 @@ from ngxsync.core.excludes import is_excluded, make_projection
 from ngxsync.core.model import PeerStatus, Projection
 from ngxsync.core.render import worst_first
 from ngxsync.core.wording import one_line
+from ngxsync.daemon.pauses import EndedPauses
 from ngxsync.daemon.preparing import CHANGE, RESUME, RETRY, SCHEDULE, Preparer, for_peer
 from ngxsync.daemon.reports import logger
 from ngxsync.daemon.worker import Worker
@@ -60,6 +61,7 @@ class Crew:
             jitter=random.random,
             retry_at_least_s=longest_s,
         )
+        self._pauses = EndedPauses(self._assembly.state, self.workers)
         self._watcher = self._make_watcher()
         self._schedule = self._make_schedule()
 
@@ -104,6 +106,7 @@ class Crew:
         if self._schedule:
             self._schedule.start()
         self._tell_problems()
+        self._ended_pauses()  # what ended before is followed by this run
         self.queue.put(trigger)
         for worker in self.workers.values():
             worker.start()
@@ -117,7 +120,8 @@ class Crew:
         schedule_is_well = self._schedule is None or self._schedule.check() or self._schedule.is_alive()
         self._tell_problems()
         self.preparer.check()
-        self._end_pauses()
+        for name in self._ended_pauses():  # by a person, or by its time
+            self.queue.put(for_peer(RESUME, name))
         at_work = [self.preparer.is_alive(), *(worker.is_alive() for worker in self.workers.values())]
         return watcher_is_well and schedule_is_well and all(at_work)
 
@@ -128,17 +132,11 @@ class Crew:
             if text not in known:
                 logger.warning("%s", one_line(text))
 
-    def _end_pauses(self) -> None:
-        """A pause that a person or its time has ended is followed by a run."""
-        for name, worker in self.workers.items():
-            latest = worker.latest
-            if latest is not None and latest.outcome == model.PAUSED:
-                try:
-                    is_over = self._assembly.state.active_pause(name) is None
-                except NgxsyncError:
-                    continue  # the next run says so
-                if is_over:
-                    self.queue.put(for_peer(RESUME, name))
+    def _ended_pauses(self) -> tuple[str, ...]:
+        try:
+            return self._pauses.look()
+        except NgxsyncError:
+            return ()  # the next run says so
 
     def status(self) -> str:
         """The worst word first, for `systemctl status`."""

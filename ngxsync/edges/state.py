@@ -149,6 +149,14 @@ class MasterState:
         pauses = self._pauses()
         return next((p for p in (pauses.get(peer), pauses.get(ALL)) if p and memory.is_in_force(p, at)), None)
 
+    def pauses_mark(self) -> tuple[int, int]:
+        """Another one after each `pause` and `resume`."""
+        path = self.root / "pauses.json"
+        with _told(path, "read"), suppress(FileNotFoundError):
+            found = path.stat()
+            return found.st_ino, found.st_mtime_ns
+        return 0, 0
+
     def _pauses(self) -> dict[str, Pause]:
         path = self.root / "pauses.json"
         try:
