@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ngxsync.agent.manifest import Entry, snapshot_id
 from ngxsync.core import model
+from ngxsync.core.config import PeerConfig, load_config
 from ngxsync.core.model import PeerResult, Projection, RunResult, Snapshot
+from ngxsync.edges.state import MasterState
 from ngxsync.flow.interfaces import Named, Options, Prepared, Validation
 from ngxsync.flow.pipeline import Pipeline
 
@@ -44,3 +49,105 @@ def test_the_worst_peer_names_the_run(
 
 def test_a_run_over_no_peer_is_in_sync() -> None:
     assert (over().outcome, over().exit) == (model.IN_SYNC, 0)
+
+
+CONFIG = load_config("[nginx]\nroot = /tree\n[peer web2]\nhost = web2\nidentity = /key\n", "config.ini")
+PAGE = Entry("file", 0o644, "root", "root", 1, 2, "0" * 64)
+
+
+class Here:
+    """A master with one page, which nginx accepts."""
+
+    name, owners = "web1", True
+
+    def named(self) -> Named:
+        return Named()
+
+    def scan(self, projection: Projection, *, full: bool) -> Snapshot:
+        return Snapshot({"/tree/page": PAGE}, projection)
+
+    def validate(self) -> Validation:
+        return Validation(True)
+
+    def warm(self) -> None:
+        pass
+
+
+class There:
+    """A peer with an empty tree, which gives these answers to one transaction after the other."""
+
+    config: PeerConfig = CONFIG.peers[0]
+
+    def __init__(self, answers: list[dict[str, Any]]) -> None:
+        self.answers = answers
+
+    def call(self, verb: str, request: dict[str, Any], **_options: Any) -> dict[str, Any]:
+        if verb == "transact":
+            return {"problems": [], "id": request["id"], **self.answers.pop(0)}
+        if verb == "stage":
+            return {"ok": True, "stages": {"/tree": "/tree/.ngxsync/stage"}}
+        if verb == "show":
+            return {"ok": True, "state": "unknown", "answer": None}
+        empty: dict[str, Any] = {
+            "changed": {},
+            "base": "none",
+            "base_manifest": None,
+            "empty": True,
+            "accepted": None,
+            "journal": None,
+        }
+        lists: dict[str, Any] = {key: [] for key in ("specials", "kept_apart", "unread", "missing_users")}
+        own = {"id": snapshot_id({}, request["projection"]), "roots": {}, "now": time.time()}
+        return {"ok": True, **empty, **lists, **own}
+
+    def warm(self, verb: str) -> None:
+        pass
+
+    def send(self, *_arguments: Any) -> int:
+        return 0
+
+
+def failure(code: str, state: str = "unchanged", outcome: str = "failed") -> dict[str, Any]:
+    message = {"what": "it is so", "where": "", "state": state, "next": "mend it"}
+    kept = {"edited": ["/tree/page"], "warnings": ["a disk is slow"]}
+    return {"ok": False, "outcome": outcome, "code": code, "message": message, **kept}
+
+
+DONE = {"ok": True, "outcome": "applied", "code": "", "generation": "g", "proven": True, "at": 1.0, "warnings": ["new"]}
+TOLD = ("a disk is slow", "/tree/page was edited meanwhile: the edit is kept in the store there")
+
+
+def synced(tmp_path: Path, *answers: dict[str, Any]) -> PeerResult:
+    state = MasterState(tmp_path / "master", time.time)
+    pipeline = Pipeline(CONFIG, Here(), {"web2": There(list(answers))}, state, random_hex=lambda: "ab")
+    return pipeline.run(Options()).peers[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (failure("disk", "its old files are back"), 4),
+        (failure("type-change", outcome="held"), 8),
+        ({**failure("recovered", outcome="undone"), "ok": True}, 4),
+    ],
+    ids=["failed", "held", "recovered"],
+)
+def test_where_an_edit_is_kept_is_told_though_there_is_no_verdict(
+    tmp_path: Path, answer: dict[str, Any], status: int
+) -> None:
+    result = synced(tmp_path, answer)
+    assert (result.exit, result.warnings) == (status, TOLD)
+
+
+def test_what_a_run_met_before_it_was_planned_anew_is_told(tmp_path: Path) -> None:
+    result = synced(tmp_path, failure("peer-changed"), DONE)
+    assert (result.outcome, result.warnings) == (model.APPLIED, (*TOLD, "new"))
+
+
+@pytest.mark.parametrize(
+    ("state", "said"), [("unchanged", "web2 unchanged"), ("its old files are back", "web2: its old files are back")]
+)
+def test_a_failure_says_what_the_peer_is_like_now(tmp_path: Path, state: str, said: str) -> None:
+    message = synced(tmp_path, failure("disk", state)).message
+    assert message is not None
+    assert message.state == said

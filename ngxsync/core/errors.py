@@ -48,6 +48,7 @@ class NgxsyncError(Exception):
 
     exit_status = 70
     code = "bug"
+    warnings: tuple[str, ...] = ()  # what else a person has to hear of a run that ended so
 
     def __init__(self, message: Message | str, *, code: str = "") -> None:
         self.message = message if isinstance(message, Message) else Message(message)

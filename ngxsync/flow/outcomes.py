@@ -86,7 +86,7 @@ def message_of(answer: Mapping[str, Any], peer: PeerConfig) -> Message:
     return Message(
         str(parts.get("what") or answer.get("code")),
         f"{where}:{path}" if path else where,
-        f"{peer.name} {state}",
+        f"{peer.name} unchanged" if state == "unchanged" else f"{peer.name}: {state}",
         str(parts.get("next") or ""),
     )
 
@@ -95,12 +95,11 @@ def result_of(run: PeerRun, compared: Comparison, answer: Mapping[str, Any]) -> 
     """The result of a transaction's answer. Raises NgxsyncError for failures that are no verdict, Held for holds."""
     peer = run.peer.config
     outcome, code = str(answer.get("outcome") or ""), str(answer["code"])
-    if not answer["ok"] and code in TRANSIENT:
-        raise TransactionFailed(message_of(answer, peer), code=code)
-    if code == "recovered":
-        raise TransactionFailed(interrupted(peer), code="died")
-    if outcome == model.HELD:
-        raise Held(message_of(answer, peer), code=code)
+    warnings = (*answer.get("warnings", ()), *edited_warnings(answer))
+    error = error_of(outcome, code, answer, peer)
+    if error is not None:
+        error.warnings = warnings
+        raise error
     problems = tuple(Problem(p["text"], p["file"], p["line"], p["level"]) for p in answer.get("problems", ()))
     reload = "reloaded" if answer.get("reloaded") else "none" if outcome == model.NOT_PROVEN else "not-needed"
     timings = {
@@ -115,10 +114,21 @@ def result_of(run: PeerRun, compared: Comparison, answer: Mapping[str, Any]) -> 
         exit=EXITS[outcome],
         accepted=compared.snapshot.id if answer["ok"] else (compared.accepted or {}).get("id", ""),
         problems=problems,
-        warnings=(*answer.get("warnings", ()), *edited_warnings(answer)),
+        warnings=warnings,
         reload=reload if answer["ok"] else "",
         message=verdict_message(outcome, code, answer, problems, peer),
     )
+
+
+def error_of(outcome: str, code: str, answer: Mapping[str, Any], peer: PeerConfig) -> NgxsyncError | None:
+    """What an answer without a verdict on the snapshot is raised as; None for a verdict."""
+    if not answer["ok"] and code in TRANSIENT:
+        return TransactionFailed(message_of(answer, peer), code=code)
+    if code == "recovered":
+        return TransactionFailed(interrupted(peer), code="died")
+    if outcome == model.HELD:
+        return Held(message_of(answer, peer), code=code)
+    return None
 
 
 def edited_warnings(answer: Mapping[str, Any]) -> list[str]:
@@ -190,6 +200,7 @@ def failed(name: str, error: NgxsyncError, timings: Mapping[str, float], plan: P
         changes=plan.changes,
         message=error.message,
         problems=getattr(error, "problems", ()),
+        warnings=error.warnings,
         timings=dict(timings),
     )
 

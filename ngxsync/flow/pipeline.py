@@ -134,6 +134,7 @@ class Pipeline:
         name, run = peer.config.name, prepared.run
         timings: Mapping[str, float] = {}
         plan = Plan()
+        told: tuple[str, ...] = ()
         try:
             self._raise_if_paused(name, options)
             for attempt in range(ATTEMPTS):
@@ -146,6 +147,7 @@ class Pipeline:
                     again = isinstance(error, SourceChanged) or error.code in outcomes.TRY_AGAIN
                     if not again or attempt == ATTEMPTS - 1:
                         raise
+                    told += error.warnings
                     prepared = self.prepare(options)
                 finally:
                     plan = work.plan
@@ -153,6 +155,7 @@ class Pipeline:
             raise
         except NgxsyncError as error:
             result = outcomes.failed(name, error, timings, plan)
+        result = replace(result, warnings=(*told, *result.warnings))
         self._remember(name, run, result, options)  # as recorded, however often it was planned anew
         return result
 
