@@ -205,7 +205,16 @@ def test_one_or_the_other(cron_pair: Pair, arguments: tuple[str, ...]) -> None:
     assert cron_pair.ngxsync("init", *arguments).returncode == 2
 
 
+def test_the_nginx_that_runs_goes_before_what_is_compiled_in(cron_pair: Pair) -> None:
+    done = cron_pair.ngxsync("init", "--peer", "192.0.2.2")
+    config = written(cron_pair)
+    assert (config.nginx.root, config.nginx.conf) == (ROOT, f"{ROOT}/conf/nginx.conf"), done.stdout + done.stderr
+    cron_pair.ngxsync("init", "--replace", "--peer", "192.0.2.2", "--root", "/etc/nginx")
+    assert written(cron_pair).nginx.conf == "/etc/nginx/nginx.conf"
+
+
 def test_the_nginx_of_debian_works_unasked(cron_pair: Pair) -> None:
+    cron_pair.web1.stop_nginx()
     done = cron_pair.ngxsync("init", "--peer", "192.0.2.2")
     assert "root = /etc/nginx\n" in cron_pair.web1.path(CONFIG).read_text(), done.stdout + done.stderr
     assert written(cron_pair).nginx.conf == "/etc/nginx/nginx.conf"

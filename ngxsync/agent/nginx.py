@@ -85,6 +85,24 @@ def find_nginx(settings: Dict[str, Any]) -> Nginx:
     return Nginx(build, program, args, conf, prefix, running, _problem(found, running, conf, pid_file), single)
 
 
+def find_running() -> Optional[Tuple[str, str, str]]:
+    """(binary, prefix, main configuration file) of the one nginx that root or we run here, None where it is not one.
+
+    For who knows no configuration yet: without -p the prefix is the folder around it, since Debian compiles in another.
+    One of a container or a chroot, whose files are others, is none.
+    """
+    found = set()
+    for name in os.listdir("/proc"):
+        running = read_running(int(name)) if name.isdigit() else None
+        conf = _configuration_of(running) if running is not None and _user_of(running.pid) in (0, os.geteuid()) else ""
+        if running is not None and conf and _identity(conf) and _seen_by(running.pid, conf) == _identity(conf):
+            folder = os.path.dirname(conf)
+            around = os.path.dirname(folder) if os.path.basename(folder) == "conf" else folder
+            prefix = value_of(running.args, "-p") or around
+            found.add((running.exe or running.program, os.path.normpath(prefix), os.path.normpath(conf)))
+    return found.pop() if len(found) == 1 else None
+
+
 def nginx_or_failure(settings: Dict[str, Any]) -> Nginx:
     """`find_nginx`, with a Failure (which-nginx) where none can be run."""
     try:

@@ -34,7 +34,11 @@ MEANS = {
 @click.option("--peer", "host", metavar="HOST", help="Without a crontab: the name or address of the peer.")
 @click.option("--user", default="", help="Who logs in there.  [default: as plain ssh does]")
 @click.option("--port", type=click.IntRange(1, 65535), default=None, help="[default: as plain ssh does]")
-@click.option("--root", type=click.Path(path_type=Path), help="Where nginx lives.  [default: as nginx -V says]")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Where nginx lives.  [default: of the nginx that runs here, else as nginx -V says]",
+)
 @click.option("--name", default="", help="What to call the peer.  [default: its own host name]")
 @click.option(
     "--replace", "replaces", is_flag=True, help="Overwrite a config.ini; the old one is kept as config.ini.old."

@@ -13,7 +13,7 @@ from ngxsync.core.crontab import CrontabJob, find_rsync_lines, parse_crontab_lin
 from ngxsync.core.draft import NOTHING, holds_nginx, merge_jobs, place_nginx
 from ngxsync.core.errors import ConfigError, Message
 from ngxsync.edges.crontabs import Crontab, read_crontabs
-from ngxsync.edges.local import read_nginx
+from ngxsync.edges.local import read_nginx, read_running_nginx
 
 DEFAULT_SCHEDULE = "30 3 * * *"
 
@@ -46,7 +46,9 @@ class Order:
 
 def order_of_options(host: str, *, user: str, port: int, root: str, name: str) -> Order:
     """Raises ConfigError where no nginx is found."""
-    _, prefix, conf_path = read_nginx(root or "/usr/local/nginx")
+    _, prefix, conf_path = read_running_nginx()
+    if not conf_path or (root and not is_below(conf_path, root)):
+        _, prefix, conf_path = read_nginx(root or "/usr/local/nginx")
     tree = root or (prefix if conf_path and is_below(conf_path, prefix) else posixpath.dirname(conf_path))
     if not tree:
         raise ConfigError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ngxsync
-from ngxsync.agent import addresses, binary, scan
+from ngxsync.agent import addresses, binary, nginx, scan
 from ngxsync.agent.manifest import PROTOCOL, Manifest
 from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import Held, Message, NgxsyncError
@@ -150,6 +150,11 @@ def read_nginx(root: str) -> tuple[str, str, str]:
     except (OSError, subprocess.SubprocessError):
         return "", "", ""
     return build.binary, build.prefix, os.path.join(build.prefix, build.conf_path)
+
+
+def read_running_nginx() -> tuple[str, str, str]:
+    """As `read_nginx`, of the nginx that runs here with what it was started with; empty where none runs, or several."""
+    return nginx.find_running() or ("", "", "")
 
 
 def others(config: Config) -> list[PeerConfig]:
