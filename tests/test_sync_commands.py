@@ -6,11 +6,15 @@ import json
 import os
 import socket
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.hosts import Host, wait_until
+from tests.hosts import PROJECT, Host, wait_until
 from tests.pair import ROOT, Pair, manifest_of, write_tree
 from tests.terminal import Terminal
 
@@ -584,6 +588,61 @@ def test_this_host_is_no_peer_of_its_own(pair: Pair, command: list[str]) -> None
     done = pair.ngxsync(*command, "--peer", "self")
     assert done.returncode == 2
     assert "no such peer: self is this host itself" in done.stdout + done.stderr
+
+
+OTHERS = """
+import sys, pathlib
+from ngxsync.edges import configfile, local
+print(*[peer.host for peer in local.others(configfile.read_config(pathlib.Path(sys.argv[1])))])
+"""
+
+
+@contextmanager
+def other_files(host: Host, **texts: str) -> Iterator[None]:
+    """These files of the host's /etc hold something else meanwhile."""
+    before = {name: host.path(f"/etc/{name}").read_text() for name in texts}
+    try:
+        for name, text in texts.items():
+            host.path(f"/etc/{name}").write_text(text)
+        yield
+    finally:
+        for name, text in before.items():
+            host.path(f"/etc/{name}").write_text(text)
+
+
+def others_of(pair: Pair, *hosts: str) -> list[str]:
+    """Which of these, each a peer's `host`, web1 takes for another host."""
+    peers = (f"[peer p{n}]\nhost = {host}\nidentity = /k\n" for n, host in enumerate(hosts))
+    pair.web1.path("/etc/ngxsync/names.ini").write_text("".join(peers))
+    argv = [sys.executable, "-c", OTHERS, "/etc/ngxsync/names.ini"]
+    return pair.web1.run(argv, env={"PYTHONPATH": str(PROJECT)}, timeout=8).stdout.split()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["192.0.2.1 www web1.example.com web1", "127.0.1.1 web1.example.com web1", "127.0.0.1 WEB1.example.com web1"],
+)
+def test_this_host_is_known_by_name(pair: Pair, line: str) -> None:
+    """As another server would be: by its address; where its own name leads to loopback, as on Debian, by that name."""
+    names = ["web1", "web1.example.com", "Web1.Example.com", "192.0.2.1"]
+    trials = ["localhost", "127.0.0.1", "127.0.0.2", "::1", "trial"]
+    with other_files(pair.web1, hosts=f"127.0.0.1 localhost trial\n{line}\n192.0.2.2 web2\n"):
+        assert others_of(pair, *names, *trials, "web2", "web9", "192.0.2.2") == [*trials, "web2", "web9", "192.0.2.2"]
+
+
+def test_a_name_server_that_does_not_answer_stops_nothing(pair: Pair) -> None:
+    """The resolver alone takes 40 s; the name of a peer that nobody knows is none of this host's, its own name is."""
+    silent = "import socket; s = socket.socket(type=2); s.bind(('', 53)); print(flush=True); input()"
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    resolver = f"nameserver {pair.web2.address}\noptions timeout:20 attempts:2\n"
+    with (
+        pair.web2.popen([sys.executable, "-c", silent], **pipes) as server,
+        other_files(pair.web1, **{"hosts": "", "resolv.conf": resolver}),
+    ):
+        assert server.stdout is not None
+        server.stdout.readline()
+        assert others_of(pair, "web1", "web2.example.com", "192.0.2.1") == ["web2.example.com"]
+        server.communicate("\n")
 
 
 def test_the_most_serious_peer_decides_and_the_other_is_served(pair: Pair) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ from ngxsync.core.errors import Held, Message, NgxsyncError
 from ngxsync.core.model import Problem, Projection, Snapshot
 
 VALIDATE_S = 120.0
+RESOLVE_S = 2.0
 BOOT = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); from ngxsync.agent.main import main; sys.exit(main(sys.argv[1:]))"
 )
@@ -158,11 +164,54 @@ def read_running_nginx() -> tuple[str, str, str]:
 
 
 def others(config: Config) -> list[PeerConfig]:
-    """The peers that are not this host: one file serves both of a pair, and the one whose `host` is an address here is itself."""
-    own = addresses.own_addresses()
-    return [peer for peer in config.peers if peer.host not in own or _is_loopback(peer.host)]
+    """The peers that are not this host: one file serves both of a pair, and the one whose `host` is this one is itself.
+
+    An own address in `host` is this host, except a loopback one: that is a trial's peer, behind a port of its own. A name is
+    what it resolves to; where that is nothing, or loopback (Debian's 127.0.1.1), this host is known by its names.
+    """
+    hosts = {peer.host for peer in config.peers}
+    names = {host for host in hosts if not _is_address(host)}
+    here = socket.gethostname().lower()
+    found = resolve({*hosts, here} if names else hosts, RESOLVE_S)
+    own_names = {here, found[here].canonical if names else here} - {"localhost"}
+    own = set(addresses.own_addresses())
+
+    def is_this_host(host: str) -> bool:
+        outside = {address for address in found[host].addresses if not ip_address(address).is_loopback}
+        return bool(outside & own) if outside else host.lower() in own_names
+
+    return [peer for peer in config.peers if not is_this_host(peer.host)]
 
 
-def _is_loopback(host: str) -> bool:
-    """A trial's peer, on this machine behind a port of its own."""
-    return host.startswith("127.") or host in ("::1", "localhost")
+def _is_address(host: str) -> bool:
+    try:
+        return bool(ip_address(host))
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a name stands for: nothing where nobody knows it, or nobody says so in time."""
+
+    addresses: frozenset[str] = frozenset()
+    canonical: str = ""
+
+
+def resolve(names: Collection[str], timeout_s: float) -> dict[str, Resolved]:
+    """All at once, in threads that nobody waits for: with its servers away the resolver alone takes half a minute."""
+    found: dict[str, Resolved] = {}
+
+    def ask(name: str) -> None:
+        with suppress(OSError, UnicodeError):
+            answers = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_CANONNAME)
+            texts = frozenset(str(answer[4][0]).partition("%")[0] for answer in answers)
+            found[name] = Resolved(texts, answers[0][3].lower())
+
+    threads = [threading.Thread(target=ask, args=(name,), daemon=True) for name in names]
+    end = time.monotonic() + timeout_s
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    return {name: found.get(name, Resolved()) for name in names}
