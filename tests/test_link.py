@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -515,6 +516,28 @@ def test_close_leaves_no_process_and_no_file_and_may_be_repeated(link: Link, tmp
 
 
 # settings
+
+
+def test_what_a_killed_process_left_is_swept_and_what_lives_stays(
+    make_link: MakeLink, sshd: Sshd, tmp_path: Path
+) -> None:
+    living = make_link(sshd)
+    before = set((tmp_path / "run").iterdir())
+    script = f"""
+import os, pathlib, signal
+from ngxsync.edges.link.openssh import OpenSsh
+from ngxsync.core.ssh import LinkSettings
+from pathlib import PosixPath
+kept = OpenSsh({sshd.settings()!r}, pathlib.Path({str(tmp_path / "run")!r}))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(set((tmp_path / "run").iterdir()) - before) == 1
+    make_link(sshd).close()
+    assert set((tmp_path / "run").iterdir()) == before
+    assert living.call("hello", {}, timeout_s=20)["ok"]
+    living.ensure_master()
 
 
 def test_odd_names_on_the_peer_are_read_as_utf_8_by_every_python(link: Link) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -13,6 +11,7 @@ from pathlib import Path
 
 from ngxsync.core.errors import PeerUnreachable, tail
 from ngxsync.core.ssh import PEER_ALIAS, LinkSettings, render_ssh_config, unreachable
+from ngxsync.edges.link.folder import SOCKET, PrivateFolder, is_listening
 
 # what ssh writes at LogLevel ERROR, and our code for it
 COMPLAINTS = (
@@ -32,17 +31,16 @@ class OpenSsh:
 
     def __init__(self, settings: LinkSettings, runtime_dir: Path) -> None:
         """Writes the file into a private folder below runtime_dir; raises ConfigError for what it cannot hold."""
-        runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._settings = settings
         self._lock = threading.Lock()
-        self._folder = private_folder(runtime_dir)
-        self.config_file, self._control = self._folder / "config", self._folder / "mux"
+        self._folder = PrivateFolder(runtime_dir)
+        self.config_file, self._control = self._folder.path / "config", self._folder.path / SOCKET
         try:
             text = render_ssh_config(settings, self.config_file, self._control)
             self.config_file.touch(mode=0o600)
             self.config_file.write_text(text, encoding="utf-8")
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
             raise
 
     @property
@@ -100,22 +98,4 @@ class OpenSsh:
             if is_listening(self._control):
                 with suppress(PeerUnreachable):
                     self.run(["-O", "exit", PEER_ALIAS])
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def private_folder(runtime_dir: Path) -> Path:
-    """A folder of our own; ssh's socket in it must fit into 108 bytes, with 17 of ssh's own while it is made."""
-    folder = Path(tempfile.mkdtemp(prefix="link-", dir=runtime_dir))
-    if len(str(folder / "mux")) + 17 < 108:
-        return folder
-    folder.rmdir()
-    return Path(tempfile.mkdtemp(prefix="ngxsync-", dir="/tmp"))
-
-
-def is_listening(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as sock:
-        try:
-            sock.connect(str(path))
-        except OSError:
-            return False
-        return True
+            self._folder.remove()
