@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -237,9 +238,20 @@ def test_8_a_first_sync_that_deletes_asks_and_nobody_is_there(pair: Pair) -> Non
     assert f"  would be deleted:\n    - {ROOT}/html/theirs.html  deleted (first-contact)\n" in text
     assert "awaiting-first-sync (first-contact)" in text
     assert "nobody said yes" in text
+    assert "now: web2 unchanged" in text
     assert manifest_of(pair.web2) == before
+    assert list(pair.web2.path("/var/lib/ngxsync").iterdir()) == []  # not even the agent
     assert pair.ngxsync("sync", "--yes").returncode == 0
     assert manifest_of(pair.web1) == manifest_of(pair.web2)
+
+
+def test_a_later_ngxsync_brings_its_agent_also_where_there_is_nothing_to_apply(pair: Pair) -> None:
+    first_sync(pair)
+    agents = pair.web2.path("/var/lib/ngxsync/agent")
+    assert (agents / "current" / "__main__.py").is_file()
+    shutil.rmtree(agents)
+    assert pair.ngxsync("sync").returncode == 0
+    assert (agents / "current" / "__main__.py").is_file()
 
 
 def test_8_answered_no_and_0_answered_yes(pair: Pair) -> None:

@@ -26,6 +26,7 @@ from ngxsync.flow.interfaces import Comparison, Master, Options, Peer, Prepared
 SCAN_S = 120.0
 ASK_S = 20.0
 ASK_EVERY_S = 1.0
+CHANGING = ("stage", "transact", "recover")  # verbs that a run comes to when nothing holds it
 
 
 class PeerRun:
@@ -91,7 +92,9 @@ class PeerRun:
     def _call(
         self, verb: str, request: dict[str, Any], timeout_s: float, go: Callable[[], None] | None = None
     ) -> dict[str, Any]:
-        install = self.options.install and not self.options.dry_run
+        # what is held at the first contact is as if nobody had come; a later agent is put where one of ours was
+        may_install = verb in CHANGING or self.record.generation is not None
+        install = may_install and self.options.install and not self.options.dry_run
         try:
             answer = self.peer.call(verb, request, timeout_s=timeout_s, install=install, go=go)
         except PeerUnreachable as error:
