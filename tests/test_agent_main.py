@@ -9,13 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ngxsync.agent import unit, verbs
+from ngxsync.agent import journal, unit, verbs
 from ngxsync.agent.answers import Failure
+from ngxsync.agent.oldagents import remove_old_agents
 from tests.agent import STATE, Agent, agent_argv
 from tests.hosts import PROJECT, Host, wait_until
 from tests.pair import ROOT, Pair, manifest_of
@@ -195,6 +197,39 @@ def test_what_an_agent_left_open_is_recovered_by_that_agent(agent: Agent) -> Non
     shutil.rmtree(agent.host.path(old))  # swept meanwhile: then ours does it
     assert json.loads(call(agent.host, new, "recover", agent.request()).stdout)["result"] == "undone"
     assert manifest_of(agent.host) == before
+
+
+def test_agents_of_earlier_releases_go_after_an_accepted_run(agent: Agent) -> None:
+    folders = {name: agent.host.path(f"{STATE}/agent/{name}") for name in ("a" * 64, "b" * 64, "c" * 64, ".new-x", "x")}
+    for name in ("a" * 64, "b" * 64):
+        installed(agent.host, name)
+    current = installed(agent.host, "d" * 64)
+    for name in ("c" * 64, ".new-x", "x"):
+        shutil.copytree(folders["a" * 64], folders[name])
+    for name in (*folders, "d" * 64):
+        if name != "c" * 64:  # that one is young
+            os.utime(agent.host.path(f"{STATE}/agent/{name}"), (1, 1))
+    waiting = [sys.executable, "-I", "-S", f"{STATE}/agent/{'b' * 64}", "hello"]
+    with agent.host.popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        command = Path(f"/proc/{agent.host.pid}/root/proc/{agent.host.pid_inside(process)}/cmdline")
+        wait_until(lambda: b"hello" in command.read_bytes(), "it runs")
+        refused = agent.plan({"conf/nginx.conf": "nonsense"})
+        assert call(agent.host, current, "transact", refused).returncode == 0
+        assert all(folder.exists() for folder in folders.values())
+        done = json.loads(call(agent.host, current, "transact", agent.plan({"html/a": "a"})).stdout)
+        assert (done["outcome"], done["warnings"]) == ("applied", [])
+        process.communicate("\n")
+    assert {name for name, folder in folders.items() if folder.exists()} == {"b" * 64, "c" * 64, "x"}
+    assert call(agent.host, f"{STATE}/agent/current", "status").returncode == 0
+
+
+def test_the_agent_of_an_open_journal_stays(tmp_path: Path) -> None:
+    for name in ("a" * 64, "b" * 64, "c" * 64):
+        (tmp_path / "agent" / name).mkdir(parents=True)
+    (tmp_path / "agent/current").symlink_to("c" * 64)
+    journal.begin(str(tmp_path / "journal"), {"agent": "b" * 64}, [])
+    remove_old_agents(str(tmp_path), "c" * 64, str(tmp_path / "journal"), time.time() + 100_000)
+    assert sorted(os.listdir(tmp_path / "agent")) == ["b" * 64, "c" * 64, "current"]
 
 
 def test_status_and_recover_by_hand(agent: Agent) -> None:

@@ -85,6 +85,7 @@ def install(state: str, name: str, files: Dict[str, str]) -> str:
                 os.rename(final, damaged)
                 shutil.rmtree(damaged, ignore_errors=True)
             os.rename(temporary, final)
+        os.utime(final)  # young again: oldagents.py leaves it alone
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     link(name, current)

@@ -1,6 +1,7 @@
 """One run on the peer: under its lock, after what an earlier one left open, its answer kept before it is given."""
 
 import subprocess
+import time
 from typing import Any, Callable, Dict
 
 from . import journal, unit
@@ -8,6 +9,7 @@ from .answers import Abandoned, Failure
 from .exchange import NotEmpty, PeerChanged
 from .failures import failure_of
 from .journal import Damaged as JournalDamaged
+from .oldagents import remove_old_agents
 from .recovery import close, recover
 from .stage import StageDiffers
 from .store import LOCK_WAIT_S, Busy, Damaged, Store
@@ -58,6 +60,10 @@ def _keep(answer: Answer, transaction: Transaction, store: Store) -> None:
             unit.install(transaction.request["state_dir"])
         except (OSError, subprocess.SubprocessError) as error:
             answer["warnings"].append("the unit that recovers at boot could not be put there: %s" % error)
+        try:
+            remove_old_agents(transaction.request["state_dir"], transaction.agent, store.journal, time.time())
+        except (OSError, JournalDamaged) as error:
+            answer["warnings"].append("agents of earlier releases could not be removed: %s" % error)
 
 
 def settle_earlier(store: Store) -> bool:
