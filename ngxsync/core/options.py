@@ -56,7 +56,11 @@ def _read_relative(text: str) -> str:
 
 
 def read_trees(text: str) -> tuple[str, ...]:
-    trees = tuple(read_tree(line) for line in read_list(text))
+    lines = read_list(text)
+    joined = next((line for line in lines if re.search(r",\s*/", line)), None)
+    if joined is not None:
+        raise ValueError(f"{joined!r} looks like several trees, allowed is one a line, the further ones indented")
+    trees = tuple(read_tree(line) for line in lines)
     for tree in trees:
         outer = next((other for other in trees if other != tree and tree.startswith(other + "/")), None)
         if outer:
