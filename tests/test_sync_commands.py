@@ -77,6 +77,7 @@ def test_a_dry_run_shows_the_plan_and_changes_nothing(pair: Pair) -> None:
         f"    - {ROOT}/html/theirs.html  deleted (first-contact)\n"
         f"  would be created or changed:\n    + {ROOT}/html/new.html  created\n"
     )
+    assert done.stdout.endswith("\nnothing was changed: a dry run\n")
     assert manifest_of(pair.web2) == before
     assert pair.ngxsync("history").stdout == "no runs yet\n"
     assert list(pair.web2.path("/var/lib/ngxsync").iterdir()) == []

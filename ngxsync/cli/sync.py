@@ -88,7 +88,8 @@ def sync(
         print_json(json_run("sync", result))
     else:
         # what a person has to look at is not lost where the output goes to /dev/null, as in a crontab
-        print("\n".join([*_plans(result, dry_run), render_run(result)]), file=sys.stderr if result.exit else sys.stdout)
+        lines = [*_plans(result, dry_run), render_run(result), *(["nothing was changed: a dry run"] if dry_run else [])]
+        print("\n".join(lines), file=sys.stderr if result.exit else sys.stdout)
     return result.exit
 
 
