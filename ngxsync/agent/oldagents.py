@@ -39,7 +39,7 @@ def _is_old_folder(path: str, now: float) -> bool:
 
 def running_from(folders: List[str]) -> Set[str]:
     """Those of these folders that a process here was started with."""
-    found = set()
+    found: Set[str] = set()
     for pid in filter(str.isdigit, os.listdir("/proc") if folders else []):
         try:
             with open("/proc/%s/cmdline" % pid, "rb") as stream:
