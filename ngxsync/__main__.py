@@ -9,6 +9,12 @@ from ngxsync.cli.overview import OVERVIEW
 
 def main() -> None:
     arguments = sys.argv[1:]
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the end
+    if sys.stdout is None:  # the next file or connection would be taken for it
+        told = "ngxsync: standard output is closed"
+        print(f"{told}\n  now: nothing was started and nothing changed\n  next: use >/dev/null", file=sys.stderr)
+        sys.exit(2)
     if arguments in (["--help"], ["-h"]):
         print(OVERVIEW, end="")
     elif arguments == ["--version"]:

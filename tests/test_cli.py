@@ -191,6 +191,25 @@ def test_a_reader_that_leaves_is_no_bug(config: Path) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("option", [(), ("--json",)])
+def test_an_answer_that_cannot_be_written_is_no_bug(config: Path, unbuffered: str, option: tuple[str, ...]) -> None:
+    argv = [sys.executable, "-m", "ngxsync", "history", "--config", str(config), *option]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(argv, cwd=PROJECT, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ngxsync: standard output cannot be written: No space left on device\n  now: ")
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_a_closed_standard_output_is_told_before_anything_begins(config: Path) -> None:
+    script = f"exec {sys.executable} -m ngxsync sync --config {config} >&-"
+    done = subprocess.run(["sh", "-c", script], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "ngxsync: standard output is closed")
+
+
 @pytest.fixture
 def sigint() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)

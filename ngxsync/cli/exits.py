@@ -33,6 +33,8 @@ def run(arguments: list[str]) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:
         status = CLOSED_PIPE
+    except OSError as error:
+        status = unwritten(error)
     if status in (INTERRUPTED, CLOSED_PIPE):
         # threads that wait for a lock or a peer would hold the process back, and have nothing left to do
         os._exit(status)
@@ -56,10 +58,31 @@ def status_of(arguments: list[str]) -> int:
     except BrokenPipeError:
         return CLOSED_PIPE
     except Exception as error:  # noqa: BLE001 - one of the two outermost places: anything else is a bug
+        if isinstance(error, OSError) and is_output_lost():
+            return unwritten(error)
         traceback.print_exc()
         what = f"a bug: {type(error).__name__}: {error}"
         hint = "report it, with the traceback"
         return told(arguments, NgxsyncError(Message(what, "", "what was begun on a peer ends there by itself", hint)))
+
+
+def is_output_lost() -> bool:
+    """Nothing more can be written to standard output: a full disk is behind it."""
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
+
+
+def unwritten(error: OSError) -> int:
+    """Says on standard error why the answer is missing; the status is that of a full disk elsewhere on this host."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what is left in the old one would be tried again at the end
+    what = f"standard output cannot be written: {error.strerror}"
+    state = "what the command did stays done, its answer is lost"
+    message = Message(what, "", state, "make room there; `ngxsync history` has what was done")
+    print(f"ngxsync: {render_message(message)}", file=sys.stderr)
+    return ConfigError.exit_status
 
 
 def called(arguments: list[str]) -> int:
