@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -223,3 +224,15 @@ def test_a_stream_that_is_redirected_away_from_the_journal_has_no_priorities() -
     lines = journal_lines("text", "other")
     assert lines[2].endswith("info: one")
     assert not any(line.startswith("<") for line in lines)
+
+
+def test_a_manager_that_reads_nothing_costs_no_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = str(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        while sd_notify(WATCHDOG=1):
+            pass  # until its queue is full
+        before = time.process_time()
+        assert not sd_notify(WATCHDOG=1)
+        assert time.process_time() - before < 0.2

@@ -37,7 +37,8 @@ def sd_notify(**fields: str | int) -> bool:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.settimeout(SEND_TIMEOUT_S)
-            channel.sendto(lines.encode(), address)
+            channel.connect(address)  # else a full queue looks writable, and waiting for it burns a core
+            channel.send(lines.encode())
     except OSError:
         return False
     return True
