@@ -76,7 +76,7 @@ def test_without_a_manager_nothing_happens(monkeypatch: pytest.MonkeyPatch, tmp_
 @pytest.mark.parametrize(
     ("limit", "pid", "interval_s"),
     [
-        ("120000000", str(os.getpid()), 60.0),
+        pytest.param("120000000", str(os.getpid()), 60.0, id="own pid"),
         ("3000000", None, 1.5),
         ("120000000", "1", None),
         ("0", None, None),
