@@ -518,9 +518,8 @@ def test_close_leaves_no_process_and_no_file_and_may_be_repeated(link: Link, tmp
 # settings
 
 
-def test_what_a_killed_process_left_is_swept_and_what_lives_stays(
-    make_link: MakeLink, sshd: Sshd, tmp_path: Path
-) -> None:
+def test_leftovers_swept(make_link: MakeLink, sshd: Sshd, tmp_path: Path) -> None:
+    """What a killed process left goes, what lives stays. The short name keeps the folder short enough for a socket."""
     living = make_link(sshd)
     before = set((tmp_path / "run").iterdir())
     script = f"""
