@@ -268,7 +268,7 @@ law = settings(max_examples=150, deadline=None, suppress_health_check=[HealthChe
 @pytest.fixture(params=["renameat2", "without renameat2"])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_arguments: Any) -> None:
-        raise OSError(errno.ENOSYS, "not implemented")
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     if request.param != "renameat2":
         monkeypatch.setattr(renames.kernel, "renameat2", missing)
