@@ -546,14 +546,17 @@ for number in range(count):
         replaced.write("nothing\\n")
     else:
         replaced.write(open(path + "~").read())
-    time.sleep(random.random() / 100)
-"""
+    time.sleep(random.choice(PAUSES))
+""".replace("PAUSES", repr([0.002] * 10 + [0.01] * 9 + [0.4]))
 
 
 @pytest.mark.timeout(240)
 def test_no_edit_of_an_editor_that_saves_by_rename_is_lost(agent: Agent) -> None:
-    """Each edit was replaced by the editor's own next one, or is live, or is in the store."""
-    count, outcomes = 1500, []
+    """Each edit was replaced by the editor's own next one, or is live, or is in the store.
+
+    It saves in bursts with pauses between, so that transactions meet it at work, and some are done between two saves.
+    """
+    count, outcomes = 400, []
     log = agent.host.path("/tmp/replaced")
     argv = [sys.executable, "-c", SAVES, f"{ROOT}/html/index.html", "/tmp/replaced", str(count)]
     with agent.host.popen(argv) as editor:
@@ -566,7 +569,8 @@ def test_no_edit_of_an_editor_that_saves_by_rename_is_lost(agent: Agent) -> None
     known = {*log.read_text().splitlines(), last.strip(), *(text.decode().strip() for text in blobs(agent.host))}
     missing = {f"edit {number}" for number in range(count)} - known
     assert not missing, (missing, outcomes)
-    assert {"", "peer-changed"} == set(outcomes)
+    assert "peer-changed" in outcomes
+    assert set(outcomes) <= {"", "peer-changed"}
     assert left_behind(agent.host) == []
 
 
