@@ -54,6 +54,9 @@ def test_minimal_file_gives_the_defaults_of_the_design() -> None:
         schedule="30 3 * * *",
         max_delete_pct=30.0,
         on_drift="heal",
+        keep_runs=20,
+        keep_for_s=14 * 86400.0,
+        keep_size_bytes=2 << 30,
     )
     assert config.peers == (
         PeerConfig(
@@ -208,7 +211,13 @@ WRONG_VALUES = [
     ("sync", "max_delete = 101%", "0% to 100%, or no"),
     ("sync", "on_drift = ignore", "allowed is heal or hold"),
     ("sync", "follow = saved", "unknown option"),
-    ("sync", "keep_runs = 20", "unknown option"),
+    ("sync", "keep_runs = 0", "'0' is no number of runs, allowed is 1 to 99999"),
+    ("sync", "keep_runs = 14d", "is no number of runs"),
+    ("sync", "keep_for = 20", "'20' is no duration"),
+    ("sync", "keep_for = no", "is no duration"),
+    ("sync", "keep_size = 2", "'2' is no size, allowed is a whole number with K, M or G, e.g. 500M or 2G"),
+    ("sync", "keep_size = 1.5G", "is no size"),
+    ("sync", "keep_size = 0M", "is no size"),
     ("peer b", "host = root@web2", "no host"),
     ("peer b", "host = -oProxyCommand=x", "no host"),
     ("peer b", "port = ssh", "1 to 65535"),
@@ -300,6 +309,9 @@ def configs(draw: st.DrawFn) -> Config:
         schedule=draw(st.sampled_from([None, "30 3 * * *", "*/5 0-6 * 1,7 0"])),
         max_delete_pct=draw(st.none() | st.integers(0, 100).map(float)),
         on_drift=draw(st.sampled_from(["heal", "hold"])),
+        keep_runs=draw(st.integers(1, 99999)),
+        keep_for_s=draw(seconds),
+        keep_size_bytes=draw(st.integers(1, 1 << 30)) << 10,
     )
     names = draw(st.lists(words, unique=True, min_size=1, max_size=3))
     peers = tuple(draw(peer_configs(name, nginx.prove_timeout_s)) for name in names)

@@ -49,6 +49,9 @@ class SyncConfig:
     schedule: str | None  # five fields
     max_delete_pct: float | None
     on_drift: str  # "heal" or "hold"
+    keep_runs: int
+    keep_for_s: float
+    keep_size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -264,6 +267,9 @@ def _make_config(values: dict[str, dict[str, Any]], peers: dict[str, dict[str, A
         schedule=sync["schedule"],
         max_delete_pct=sync["max_delete"],
         on_drift=sync["on_drift"],
+        keep_runs=sync["keep_runs"],
+        keep_for_s=sync["keep_for"],
+        keep_size_bytes=sync["keep_size"],
     )
     made = tuple(_make_peer(name.split()[1], peer, nginx_config, own["state_dir"]) for name, peer in peers.items())
     return Config(nginx_config, sync_config, made, Path(own["state_dir"]), own["log_format"], file)
@@ -302,13 +308,15 @@ NO_IF_NONE = ("check_every_s", "schedule", "max_delete_pct")
 def _texts(part: NginxConfig | SyncConfig | PeerConfig) -> dict[str, str]:
     texts: dict[str, str] = {}
     for field, value in vars(part).items():
-        option = field.removesuffix("_s").removesuffix("_pct")
+        option = field.removesuffix("_s").removesuffix("_pct").removesuffix("_bytes")
         if value is None and field in NO_IF_NONE:
             texts[option] = "no"
         elif isinstance(value, bool):
             texts[option] = "yes" if value else "no"
         elif isinstance(value, float):
             texts[option] = f"{Decimal(repr(value)):f}" + ("%" if field.endswith("_pct") else "s")
+        elif field.endswith("_bytes"):
+            texts[option] = f"{value >> 10}K"  # no size is written in less
         elif isinstance(value, tuple):
             texts[option] = "\n".join(value)
         elif value is not None and field != "name":

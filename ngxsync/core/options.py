@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from ngxsync.agent.manifest import is_clean
 from ngxsync.core.cronfields import check_fields
 
+SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 UNITS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
 LONGEST_S = 365 * 86400
 LONGEST_WAIT_S = (
@@ -119,6 +120,20 @@ def read_wait(text: str) -> float:
         said = f"{text} is longer than a peer that is ready may be kept waiting, allowed is at most {LONGEST_WAIT_S}s"
         raise ValueError(said)
     return seconds
+
+
+def read_count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not int(text):
+        raise ValueError(f"{text!r} is no number of runs, allowed is 1 to 99999")
+    return int(text)
+
+
+def read_size(text: str) -> int:
+    """Bytes."""
+    found = re.fullmatch(r"([0-9]{1,9})([KMG])", text)
+    if not found or not int(found[1]):
+        raise ValueError(f"{text!r} is no size, allowed is a whole number with K, M or G, e.g. 500M or 2G")
+    return int(found[1]) * SIZES[found[2]]
 
 
 def read_share(text: str) -> float:
@@ -234,6 +249,9 @@ SYNC = {
     "schedule": Option(_or_no(read_schedule), "30 3 * * *"),
     "max_delete": Option(_or_no(read_share), "30%"),
     "on_drift": Option(_one_of("heal", "hold"), "heal"),
+    "keep_runs": Option(read_count, "20"),
+    "keep_for": Option(read_duration, "14d"),
+    "keep_size": Option(read_size, "2G"),
 }
 PEER = {
     "host": Option(read_host, required=True),

@@ -37,6 +37,11 @@ def common(config: Config, peer: PeerConfig, projection: Projection, test_s: flo
         "state_dir": peer.state_dir,
         "nginx": nginx_settings(config, peer, test_s),
         "projection": projection.as_json(),
+        "keep": {
+            "runs": config.sync.keep_runs,
+            "for_s": config.sync.keep_for_s,
+            "size": config.sync.keep_size_bytes,
+        },
     }
 
 
