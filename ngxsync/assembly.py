@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ngxsync.agent.directives import loads, self_excludes
+from ngxsync.core.answers import checked
 from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import ConfigError, Message, NgxsyncError, StateError
 from ngxsync.core.excludes import literal_pattern
@@ -106,7 +107,9 @@ class PeerHost:
         install: bool = False,
         go: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
-        return self.link.call(verb, request, timeout_s=timeout_s, install=install, go=go)
+        """As the link's, and the answer is checked: what a peer says is not believed unseen."""
+        answer = self.link.call(verb, request, timeout_s=timeout_s, install=install, go=go)
+        return checked(verb, request, answer, self.config.name, f"{self.config.user}@{self.config.host}")
 
     def warm(self, verb: str) -> None:
         self.link.warm(verb)

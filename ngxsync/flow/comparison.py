@@ -49,12 +49,17 @@ def compare(
     accepted = answer["accepted"]
     standing = standing_of(record.generation, accepted)
     copy = answer["base_manifest"]
-    if base is None and copy is not None:
-        base = manifests.from_json(copy)
+    if standing == YOURS and accepted is not None:
+        base = manifests.from_json(copy) if base is None and copy is not None else base
+        if copy is not None or accepted["projection"] != snapshot.projection.as_json():
+            raise_if_not_accepted(peer, record, accepted, base)
     common = base if standing == YOURS else None
     plan = make_plan(
         snapshot.manifest, live, common, _covered(accepted if standing == YOURS else None), main_conf=config.nginx.conf
     )
+    if not plan and answer["id"] != snapshot.id:
+        what = "it says that nothing differs, and by its own id something does"
+        raise AgentFailed(Message(what, f"{peer.user}@{peer.host}", f"{peer.name} unchanged", "sync again"), code="answer")
     facts = _facts_from(answer, peer.name, live, record)
     return Comparison(
         peer=facts,
@@ -99,6 +104,18 @@ def live_manifest(answer: Mapping[str, Any], base: Manifest | None) -> Manifest:
     if answer["base"] == "accepted" and base is None:
         raise ValueError("it is relative to a manifest that this host does not have")
     return manifests.patched(base or {} if answer["base"] == "accepted" else {}, changed)
+
+
+def raise_if_not_accepted(
+    peer: PeerConfig, record: PeerRecord, accepted: Mapping[str, Any], base: Manifest | None
+) -> None:
+    """What a peer says this master wrote there is believed by its hash alone: the id, known here, names manifest and projection."""
+    if base is not None and manifests.snapshot_id(base, accepted["projection"]) != record.accepted:
+        what = "the accepted record there is not what this host wrote, though it has its generation"
+        hint = (
+            f"look at {peer.state_dir}/peer/accepted.json on {peer.name}; without it the next sync is a first contact"
+        )
+        raise AgentFailed(Message(what, f"{peer.user}@{peer.host}", f"{peer.name} unchanged", hint), code="answer")
 
 
 def standing_of(generation: str | None, accepted: Mapping[str, Any] | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ngxsync.core import model
 from ngxsync.core.config import PeerConfig
-from ngxsync.core.errors import Held, Message, NgxsyncError, PeerUnreachable
+from ngxsync.core.errors import AgentFailed, Held, Message, NgxsyncError, PeerUnreachable
 from ngxsync.core.guards import Hold
 from ngxsync.core.model import PeerResult, Plan, Problem
 from ngxsync.core.wording import short_id
@@ -122,7 +122,7 @@ def result_of(run: PeerRun, compared: Comparison, answer: Mapping[str, Any]) -> 
 
 def error_of(outcome: str, code: str, answer: Mapping[str, Any], peer: PeerConfig) -> NgxsyncError | None:
     """What an answer without a verdict on the snapshot is raised as; None for a verdict."""
-    if not answer["ok"] and code in TRANSIENT:
+    if not answer["ok"] and (code in TRANSIENT or outcome not in EXITS):
         return TransactionFailed(message_of(answer, peer), code=code)
     if code == "recovered":
         return TransactionFailed(interrupted(peer), code="died")
@@ -260,6 +260,12 @@ def with_state(error: PeerUnreachable, verb: str, peer: str, open_run: str) -> P
     elif error.code == "cut" and verb in ("scan", "stage", "show"):
         state = f"{peer} unchanged"
     return PeerUnreachable(replace(error.message, state=state), code=error.code)
+
+
+def still_open(peer: PeerConfig) -> AgentFailed:
+    what = "a run is still left half done there, though the agent said that it recovered it"
+    hint = f"`ngxsync-agent status` on {peer.name} tells; then `ngxsync sync`"
+    return AgentFailed(Message(what, f"{peer.user}@{peer.host}", "its trees may be half old, half new", hint))
 
 
 def still_running(run: str, peer: PeerConfig) -> Message:

@@ -65,7 +65,7 @@ class PeerRun:
 
     # step 4
 
-    def compare(self) -> Comparison:
+    def compare(self, *, may_recover: bool = True) -> Comparison:
         """Scan the peer and plan. What an earlier run left open there is settled first."""
         base = self.memory.load_accepted(self.name, self.record.generation)
         request = requests.scan_request(
@@ -74,8 +74,10 @@ class PeerRun:
         with self.timed("scan"):
             answer = self._call("scan", request, SCAN_S)
         if answer["journal"] is not None and not self.options.dry_run:
+            if not may_recover:
+                raise outcomes.still_open(self.peer.config)
             self._recover()
-            return self.compare()
+            return self.compare(may_recover=False)
         self.record = replace(self.record, broken="")
         compared = compare(self.config, self.peer.config, self.snapshot, self.record, base, answer)
         self.plan = compared.plan
@@ -245,11 +247,11 @@ class PeerRun:
                 raise cause from error  # that nobody answers now says nothing about what was begun
             if answer["state"] == "done":
                 return dict(answer["answer"])
+            if answer["state"] == "unknown":
+                raise cause
             if answer["state"] == "open":
                 self._recover()
-            elif answer["state"] == "unknown":
-                raise cause
-            elif time.monotonic() > end:
+            if time.monotonic() > end:
                 raise PeerUnreachable(outcomes.still_running(run, self.peer.config), code="cut") from cause
             time.sleep(ASK_EVERY_S)
 
