@@ -26,8 +26,11 @@ PREFIX = "ngxsync-test-"
 _OPENED: dict[Path, ExitStack] = {}
 
 
-def make_hosts(count: int) -> list[Host]:
-    """Hosts web1, web2, ... at 192.0.2.1, .2, ..., connected; they end by `close_hosts`, or with this process."""
+def make_hosts(count: int, *, kinds: Sequence[type[Host]] = ()) -> list[Host]:
+    """Hosts web1, web2, ... at 192.0.2.1, .2, ..., connected; they end by `close_hosts`, or with this process.
+
+    `kinds` are their classes in order, Host where it ends.
+    """
     if os.geteuid() != 0:
         raise AssertionError("the tests make network namespaces and mounts: run them as root")
     _sweep()
@@ -37,7 +40,8 @@ def make_hosts(count: int) -> list[Host]:
     shown = _not_on_root()
     hosts: list[Host] = []
     for number in range(1, count + 1):
-        hosts.append(Host(f"web{number}", f"192.0.2.{number}", folder / f"web{number}", shown))
+        kind = kinds[number - 1] if number <= len(kinds) else Host
+        hosts.append(kind(f"web{number}", f"192.0.2.{number}", folder / f"web{number}", shown))
         opened.callback(hosts[-1].kill)
     _connect(hosts, opened)
     names = "".join(f"{host.address} {host.name}\n" for host in hosts)

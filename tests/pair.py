@@ -115,8 +115,8 @@ class Daemon:
 class Pair:
     """web1 and its peers; `reset` brings every host back to the base state in well under a second."""
 
-    def __init__(self, count: int = 2) -> None:
-        self.hosts = make_hosts(count)
+    def __init__(self, count: int = 2, *, kinds: Sequence[type[Host]] = ()) -> None:
+        self.hosts = make_hosts(count, kinds=kinds)
         self.master, *self.peers = self.hosts
         self.peer = self.peers[0]
         self._host_keys = {host.name: host.start_sshd() for host in self.hosts}
