@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Optional
 from . import journal, unit
 from .answers import Failure
 from .directives import named_files, read_all
-from .manifest import is_clean, tree_of
+from .manifest import Entry, is_clean, tree_of
 from .nginx import NGINX_ERRORS, find_nginx
 from .paths import Anchor
 from .scan import Names, entry_at
@@ -25,8 +25,8 @@ def show(request: Answer) -> Answer:
     if "run" in request:
         return _show_run(Store(request["state_dir"]), request["run"])
     trees = [tree["path"] for tree in request["projection"]["trees"]]
-    secrets = _named_secrets(request["nginx"])
-    return {"ok": True, "files": {path: _show_file(path, trees, secrets) for path in request["paths"]}}
+    secrets = named_secrets(request["nginx"])
+    return {"ok": True, "files": {path: show_file(path, trees, secrets) for path in request["paths"]}}
 
 
 def _show_run(store: Store, run: str) -> Answer:
@@ -41,7 +41,7 @@ def _show_run(store: Store, run: str) -> Answer:
     return {"ok": True, "run": run, "state": state, "answer": None}
 
 
-def _show_file(path: str, trees: List[str], secrets: List[str]) -> Answer:
+def show_file(path: str, trees: List[str], secrets: List[str]) -> Answer:
     tree = tree_of(path, trees)
     if tree is None or not is_clean(path):
         raise Failure("agent", "outside the trees: %r" % path)
@@ -55,13 +55,18 @@ def _show_file(path: str, trees: List[str], secrets: List[str]) -> Answer:
                 content = stream.read(SHOW_LIMIT + 1)
     except (FileNotFoundError, NotADirectoryError):
         return {"text": None, "size": 0, "sha256": "", "secret": False}
-    secret = b"PRIVATE KEY" in content or os.path.realpath(path) in secrets
+    return shown(content, entry, os.path.realpath(path) in secrets)
+
+
+def shown(content: bytes, entry: Entry, is_named: bool) -> Answer:
+    """A file's bytes, of which `content` has at most SHOW_LIMIT + 1, unless it is a secret (`is_named`, or by what it holds) or large."""
+    secret = is_named or b"PRIVATE KEY" in content
     hidden = secret or len(content) > SHOW_LIMIT
     text = None if hidden else base64.b64encode(content).decode("ascii")
     return {"text": text, "size": entry.size, "sha256": entry.content, "secret": secret}
 
 
-def _named_secrets(settings: Dict[str, Any]) -> List[str]:
+def named_secrets(settings: Dict[str, Any]) -> List[str]:
     """Real paths of the files that this host's own configuration names as keys or passwords: it may go by a link."""
     try:
         nginx = find_nginx(settings)

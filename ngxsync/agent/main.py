@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List
 from . import journal
 from .answers import Failure, guarded
 from .failures import failure_of
-from .manifest import PROTOCOL
+from .manifest import PROTOCOL, RELEASE, SPEAKS
 from .store import Busy, Damaged, Store
 
 BY_HAND = ("status", "recover")
@@ -24,12 +24,17 @@ VERBS = {
     "stage": ("trees", "make_stage"),
     "show": ("inspection", "show"),
     "facts": ("facts", "facts"),
+    "history": ("history", "history"),
     "transact": ("verbs", "transact"),
     "validate": ("verbs", "validate"),
     "which": ("verbs", "which"),
     "recover": ("verbs", "recover"),
     "status": ("inspection", "status"),
 }
+
+
+def as_it_is(request: Answer) -> Answer:
+    return request
 
 
 def work_of(verb: str) -> Callable[[Answer], Answer]:
@@ -42,30 +47,44 @@ def main(argv: List[str]) -> int:
     """`VERB` with a request on standard input; `status` and `recover` also by hand, without one."""
     os.umask(0o077)
     verb = argv[0] if argv else "status"
+    if verb == "gate":
+        from . import gate
+
+        return gate.main()
     if verb not in VERBS:
         sys.stderr.write("usage: ngxsync-agent status | recover\n")
         return 2
-    text = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.readline(LARGEST + 1)
+    text = read_request()
     if len(text) <= LARGEST and not text.strip() and verb in BY_HAND:
         from . import inspection
 
         return inspection.by_hand(verb, lambda request: answered(verb, request))
-    sys.stdout.write(json.dumps(guarded(lambda: _answer(verb, text))) + "\n")
+    sys.stdout.write(json.dumps(guarded(lambda: answered_text(verb, text))) + "\n")
     sys.stdout.flush()
     return 0
 
 
-def _answer(verb: str, text: bytes) -> Answer:
-    """The whole request is read before anything starts: a cut one is no JSON, and nothing is done."""
+def read_request() -> bytes:
+    """The one line of standard input; b"" where there is none, or a terminal."""
+    return b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.readline(LARGEST + 1)
+
+
+def answered_text(verb: str, text: bytes, check: Callable[[Answer], Answer] = as_it_is) -> Answer:
+    """The whole request is read before anything starts: a cut one is no JSON, and nothing is done.
+
+    `check` gives the request that is answered in its place, or raises Failure.
+    """
     try:
         request = json.loads(text.decode("utf-8")) if len(text) <= LARGEST else None
     except (ValueError, RecursionError):
         request = None
     if not isinstance(request, dict):
         raise Failure("agent", "the request is no JSON object of at most %d bytes" % LARGEST, next="sync again")
-    if request.get("protocol", PROTOCOL) != PROTOCOL:
-        raise Failure("protocol", "protocol %s is spoken here, %s was asked" % (PROTOCOL, request["protocol"]))
-    return answered(verb, request)
+    asked = request.get("protocol", PROTOCOL)
+    if asked not in SPEAKS:
+        what = "protocols %s are spoken here, %s was asked" % (", ".join(map(str, SPEAKS)), asked)
+        raise Failure("protocol", what, speaks=list(SPEAKS), release=RELEASE)
+    return answered(verb, check(request))
 
 
 def answered(verb: str, request: Answer) -> Answer:

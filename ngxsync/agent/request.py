@@ -14,6 +14,7 @@ from .paths import Anchor
 from .scan import OWN_FOLDER, Names, Scan, scan
 from .store import RUN_NAME, Store
 
+KINDS = ("sync", "rollback")
 Accepted = Optional[Dict[str, Any]]
 
 
@@ -58,14 +59,19 @@ def _check_shape(request: Any) -> None:
     trees = [tree["path"] for tree in request["projection"]["trees"]]
     paths = [change["path"] for change in request["changes"]]
     entries = [change[side] for change in request["changes"] for side in ("before", "after")]
-    entries += list(request["delta"].values())
-    if not trees or not all(is_clean(path) for path in trees + paths + list(request["delta"])):
+    taken_back = request.get("taken_back", {})
+    entries += list(request["delta"].values()) + [entry for known in taken_back.values() for entry in known]
+    if not trees or not all(is_clean(path) for path in trees + paths + list(request["delta"]) + list(taken_back)):
         raise ValueError("a path is not clean")
     if len(set(paths)) != len(paths):
         raise ValueError("a path is changed twice")
     for fields in entries:
         if fields is not None and not _is_possible(entry_from_json(fields)):
             raise ValueError("not an entry: %r" % (fields,))
+    if request.get("kind", "sync") not in KINDS or not (
+        request.get("restores", "") == "" or RUN_NAME.match(request["restores"])
+    ):
+        raise ValueError("kind %r restores %r" % (request.get("kind"), request.get("restores")))
     for key in ("written_by", "generation", "base", "id", "reload", "nginx"):
         request[key]
     for key in ("root", "conf", "binary", "reload", "prove_timeout_s", "rehearse", "probe"):

@@ -112,8 +112,9 @@ class Store:
             raise Damaged(self.path(name))
 
     def accept(self, record: Dict[str, Any], planned: manifests.Manifest) -> None:
-        """Step 7 of TRANSACTION's order on disk: manifest first, then the record that names it."""
+        """Step 7 of TRANSACTION's order on disk: manifest first, then the record that names it; it also stays with the run."""
         self.write(os.path.join("manifests", _checked_run(record["run"]) + ".json"), manifests.to_json(planned))
+        self.write(os.path.join("runs", record["run"] + ".accepted.json"), record)
         self.write("accepted.json", record)
 
     # answers of runs
@@ -147,7 +148,7 @@ class Store:
         except OSError:
             return
         for name in names:
-            # RUN.json; beside it may lie RUN.changes.json and RUN.edits.json
+            # RUN.json; beside it may lie RUN.accepted.json, RUN.changes.json and RUN.edits.json
             if name.endswith(".json") and name.count(".") == 1:
                 with contextlib.suppress(Damaged):
                     answer = self.answer(name[: -len(".json")])

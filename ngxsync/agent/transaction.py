@@ -215,6 +215,7 @@ class Transaction:
             "at": time.time(),
             "proven": proven,
         }
+        record.update((key, self.request[key]) for key in ("restores", "taken_back") if key in self.request)
         try:
             self._timed("accept", lambda: self.store.accept(record, self.planned))
         except OSError:

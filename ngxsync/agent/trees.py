@@ -5,11 +5,11 @@ import sys
 import time
 from typing import Any, Dict, List
 
-from . import journal
+from . import journal, staged
 from .answers import Failure
 from .failures import failure_of
 from .folders import STAGE, make_run_folder, remove_run_folder
-from .manifest import PROTOCOL, delta, is_clean, snapshot_id, to_json
+from .manifest import PROTOCOL, RELEASE, SPEAKS, delta, is_clean, snapshot_id, to_json
 from .scan import OWN_FOLDER, scan
 from .store import LOCK_WAIT_S, RUN_NAME, Busy, Damaged, Store
 
@@ -20,13 +20,28 @@ def hello(_request: Answer) -> Answer:
     return {
         "ok": True,
         "protocol": PROTOCOL,
+        "speaks": list(SPEAKS),
+        "release": RELEASE,
         "host": os.uname().nodename,
         "boot_id": first_line("/proc/sys/kernel/random/boot_id"),
         "uid": os.geteuid(),
+        "user": own_user(),
         "python": "%d.%d.%d" % sys.version_info[:3],
         "executable": sys.executable,
         "now": time.time(),
     }
+
+
+def own_user() -> str:
+    """Who logged in: also where the agent was then started by sudo."""
+    import pwd
+
+    if os.geteuid() == 0 and os.environ.get("SUDO_USER"):
+        return os.environ["SUDO_USER"]
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return "#%d" % os.geteuid()
 
 
 def scan_trees(request: Answer) -> Answer:
@@ -48,6 +63,7 @@ def scan_trees(request: Answer) -> Answer:
     return {
         "base_manifest": copy,
         "ok": True,
+        "uid": os.geteuid(),
         "id": snapshot_id(found.manifest, request["projection"]),
         "now": time.time(),
         "empty": all(path in found.roots for path in found.manifest),
@@ -81,10 +97,15 @@ def first_line(path: str) -> str:
 
 
 def make_stage(request: Answer) -> Answer:
-    """Make the stage folders of a run; a tree that is absent is made, empty, so that it can hold one."""
+    """Make the stage folders of a run; a tree that is absent is made, empty, so that it can hold one.
+
+    `restore` {path: sha256} fills it from the store; `missing` are those whose content is not kept.
+    """
     store, run, trees = Store(request["state_dir"]), request["run"], request["trees"]
+    stages = {tree: "%s/%s/%s/%s" % (tree, OWN_FOLDER, run, STAGE) for tree in trees}
     if not RUN_NAME.match(run) or not all(is_clean(tree) for tree in trees):
         raise Failure("agent", "not a run, or not trees: %r, %r" % (run, trees))
+    stages = {tree: "%s/%s/%s/%s" % (tree, OWN_FOLDER, run, STAGE) for tree in trees}
     try:
         store.prepare()
         with store.lock("transaction", run, LOCK_WAIT_S):
@@ -94,9 +115,18 @@ def make_stage(request: Answer) -> Answer:
             for tree in trees:
                 _make_tree(tree)
                 make_run_folder(tree, tree, run, [STAGE])
+            staged.register(store, run, stages)
+            missing = _restore(store, stages, request["restore"]) if "restore" in request else []
     except (Busy, Damaged, journal.Damaged, OSError) as error:
         raise failure_of(error, store)
-    return {"ok": True, "stages": {tree: "%s/%s/%s/%s" % (tree, OWN_FOLDER, run, STAGE) for tree in trees}}
+    return {"ok": True, "stages": stages, "missing": missing}
+
+
+def _restore(store: Store, stages: Dict[str, str], wanted: Dict[str, str]) -> List[str]:
+    """A rollback's: no sync imports it."""
+    from .restore import restore
+
+    return restore(store, stages, wanted)
 
 
 def _settle_earlier(store: Store) -> None:
