@@ -30,6 +30,8 @@ VERBS = {
     "which": ("verbs", "which"),
     "recover": ("verbs", "recover"),
     "status": ("inspection", "status"),
+    "install": ("door", "install"),
+    "uninstall": ("removal", "uninstall"),
 }
 
 
