@@ -4,7 +4,7 @@ import subprocess
 import time
 from typing import Any, Callable, Dict
 
-from . import journal, unit
+from . import journal, staged, unit
 from .answers import Abandoned, Failure
 from .exchange import NotEmpty, PeerChanged
 from .failures import failure_of
@@ -42,6 +42,7 @@ def _recorded(transaction: Transaction, store: Store) -> Answer:
         answer = dict(_answered(transaction, store), run=transaction.request["run"])
         _keep(answer, transaction, store)
     finally:
+        staged.forget(store)
         transaction.clean()
     return answer
 

@@ -102,7 +102,6 @@ def make_stage(request: Answer) -> Answer:
     `restore` {path: sha256} fills it from the store; `missing` are those whose content is not kept.
     """
     store, run, trees = Store(request["state_dir"]), request["run"], request["trees"]
-    stages = {tree: "%s/%s/%s/%s" % (tree, OWN_FOLDER, run, STAGE) for tree in trees}
     if not RUN_NAME.match(run) or not all(is_clean(tree) for tree in trees):
         raise Failure("agent", "not a run, or not trees: %r, %r" % (run, trees))
     stages = {tree: "%s/%s/%s/%s" % (tree, OWN_FOLDER, run, STAGE) for tree in trees}
