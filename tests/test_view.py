@@ -207,6 +207,13 @@ def test_the_tree_may_lie_where_the_view_is_built(pair: Pair) -> None:
     assert agent.transact(agent.plan({"conf/vhosts/a.conf": HERE}))["outcome"] == "applied"
 
 
+def test_a_mount_of_a_file_that_has_no_name_any_more(pair: Pair, agent: Agent) -> None:
+    """As systemd-nspawn makes on /proc/kmsg: nothing can be mounted over it."""
+    pair.web2.run(["sh", "-c", ": >/run/gone; mount --bind /run/gone /proc/kmsg; rm /run/gone"])
+    answer = agent.call("validate")
+    assert (answer["ok"], answer["passed"]) == (True, True), answer
+
+
 def test_a_large_planned_file_is_read_by_the_test(agent: Agent) -> None:
     answer = agent.transact(agent.plan({"conf/vhosts/a.conf": "# comment\n" * 30_000 + "nonsense;\n"}))
     assert errors_of(answer) == [(f"{ROOT}/conf/vhosts/a.conf", 30_001, 'unknown directive "nonsense"')]

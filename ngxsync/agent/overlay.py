@@ -42,7 +42,7 @@ def build() -> str:
         _provide(fds[path], target)
         if path in BOUND:
             building.bind(fds[path], target)
-        elif not _stays_bound(mounts[path]):
+        elif not (_stays_bound(mounts[path]) or _is_nameless(fds[path])):
             building.cover(path, fds[path], target, mounts[path].writable)
     for path in BOUND:
         if path not in mounts and os.path.isdir(path):
@@ -101,6 +101,11 @@ def _provide(fd: int, target: str) -> None:
 def _stays_bound(mounted: Mount) -> bool:
     """Mounts that came along with /proc, /sys and /dev, except memory that a test could write to."""
     return _is_in_bound(mounted.path) and mounted.kind != "tmpfs"
+
+
+def _is_nameless(fd: int) -> bool:
+    """A deleted file, as systemd-nspawn mounts on /proc/kmsg: nothing can be mounted over it."""
+    return os.fstat(fd).st_nlink == 0
 
 
 def _is_in_bound(path: str) -> bool:
