@@ -13,6 +13,7 @@ from .manifest import DIR, FILE, Entry, Manifest, entry_from_json, is_clean, is_
 from .paths import Anchor
 from .scan import OWN_FOLDER, Names, Scan, scan
 from .store import RUN_NAME, Store
+from .sweep import keep_of
 
 KINDS = ("sync", "rollback")
 Accepted = Optional[Dict[str, Any]]
@@ -72,6 +73,7 @@ def _check_shape(request: Any) -> None:
         request.get("restores", "") == "" or RUN_NAME.match(request["restores"])
     ):
         raise ValueError("kind %r restores %r" % (request.get("kind"), request.get("restores")))
+    keep_of(request)
     for key in ("written_by", "generation", "base", "id", "reload", "nginx"):
         request[key]
     for key in ("root", "conf", "binary", "reload", "prove_timeout_s", "rehearse", "probe"):

@@ -11,8 +11,10 @@ from .failures import failure_of
 from .journal import Damaged as JournalDamaged
 from .oldagents import remove_old_agents
 from .recovery import close, recover
+from .room import room_warning
 from .stage import StageDiffers
 from .store import LOCK_WAIT_S, Busy, Damaged, Store
+from .sweep import sweep
 from .transaction import Answer, Transaction
 
 
@@ -65,6 +67,19 @@ def _keep(answer: Answer, transaction: Transaction, store: Store) -> None:
             remove_old_agents(transaction.request["state_dir"], transaction.agent, store.journal, time.time())
         except (OSError, JournalDamaged) as error:
             answer["warnings"].append("agents of earlier releases could not be removed: %s" % error)
+        _tidy(answer, transaction, store)
+
+
+def _tidy(answer: Answer, transaction: Transaction, store: Store) -> None:
+    """What need not be kept any more goes; where the store is getting full, `store` and a warning say so."""
+    answer["warnings"] += sweep(store, transaction.keep, time.time())
+    try:
+        warning = room_warning(store, transaction.keep, transaction.expected_bytes)
+    except OSError as error:
+        warning = "the store could not be looked at: %s" % error
+    if warning:
+        answer["warnings"].append(warning)
+        answer["store"] = warning
 
 
 def settle_earlier(store: Store) -> bool:

@@ -27,8 +27,10 @@ from .request import (
     raise_if_not_yours,
     raise_if_unknown_owner,
 )
+from .room import raise_if_full
 from .scan import OWN_FOLDER, SPECIAL, Names, Unstable
 from .store import LOCK_WAIT_S, Busy, Store
+from .sweep import keep_of
 
 Answer = Dict[str, Any]
 
@@ -47,6 +49,8 @@ class Transaction:
         self.planned: Manifest = {}
         self.is_settled = True  # False where the journal must stay open: something is left to do
         self.state = UNCHANGED  # of the live tree where it fails, for people
+        self.keep = keep_of(request)
+        self.expected_bytes = 0  # what the store will take once this run is accepted
         self.must_reload = False  # True where nginx may run something else than the trees hold
 
     def run(self) -> Answer:
@@ -57,6 +61,7 @@ class Transaction:
         nginx = self._timed("which", self._which)
         names = Names(self.projection["owners"])
         items = make_items(self.request["changes"], self.trees, names)
+        self.expected_bytes = self._timed("room", lambda: raise_if_full(self.store, self.keep, items))
         if not items:
             raise_if_not_equal(self.request, self.store, self.planned)
         with Exchange(self.request["run"], items, names, Ids()) as exchange:

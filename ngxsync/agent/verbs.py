@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from typing import Any, Callable, Dict
 
 from . import journal, recovery, run, unit
@@ -16,6 +17,7 @@ from .nginx import nginx_or_failure
 from .rehearsal import rehearse, timeout_s
 from .request import raise_if_malformed
 from .store import Busy, Damaged, Store
+from .sweep import keep_of, sweep
 
 RECOVER_WAIT_S = 60.0
 GO = b"go"
@@ -76,9 +78,11 @@ def _recover(store: Store, request: Answer) -> Answer:
         with store.lock("transaction", "recover", float(request.get("wait_s", RECOVER_WAIT_S))):
             opened = journal.read(store.journal)
             answer = recovery.recover(store)
+            warnings = sweep(store, keep_of(request), time.time(), thorough=True)
     except (Busy, Damaged, journal.Damaged, OSError) as error:
         raise failure_of(error, store)
-    return dict(answer, recovered=answer["run"]) if opened and answer else {"ok": True, "recovered": None}
+    answer = dict(answer, recovered=answer["run"]) if opened and answer else {"ok": True, "recovered": None}
+    return dict(answer, warnings=answer.get("warnings", []) + warnings) if warnings else answer
 
 
 def _agent_of_journal(store: Store, state_dir: str) -> str:

@@ -1,0 +1,206 @@
+"""Mark and sweep of STATE/peer: what no kept run names any more goes (TRANSACTION, records). Under the transaction lock.
+
+What is kept is a suffix of the sequence: the way back to an older snapshot goes through each run since. A run that may go
+loses first what it replaced (its changes, edits, manifest), then its answer, and blobs go last: wherever this is killed,
+no record is left that names a blob which is gone, and the next sweep takes what is left over.
+"""
+
+import json
+import os
+import re
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set
+
+from . import journal
+from .store import BLOB_NAME, Damaged, Store, fsync_folder
+
+ANSWERS = 100  # of runs that replaced nothing (refused, held, failed): kept for people, and for a master that asks late
+TEMPORARY = re.compile(r"(?:new|.*\.json|journal)\.([0-9]+)(?:\.tmp)?\Z")
+
+# how much is kept: the latest runs that were accepted, all that are younger, and the most that it may take, in bytes
+Keep = NamedTuple("Keep", [("runs", int), ("for_s", float), ("size", int)])
+
+Run = NamedTuple(
+    "Run",
+    [
+        ("name", str),
+        ("sequence", int),
+        ("at", float),  # seconds since the epoch, by a clock that may have been wrong
+        ("is_accepted", bool),
+        ("holds", bool),  # True where it names old contents, or a snapshot to go back to
+    ],
+)
+
+
+def keep_of(request: Dict[str, Any]) -> Optional[Keep]:
+    """None where the request does not say: then nothing is swept, and there is no limit. Raises ValueError, TypeError, KeyError."""
+    asked = request.get("keep")
+    if asked is None:
+        return None
+    keep = Keep(int(asked["runs"]), float(asked["for_s"]), int(asked["size"]))
+    if not (keep.runs >= 1 and keep.for_s > 0 and keep.size > 0):
+        raise ValueError("keep %r" % (asked,))
+    return keep
+
+
+def kept_runs(runs: List[Run], keep: Keep, now: float, needed: Set[str]) -> Set[str]:
+    """The names of the runs to keep: what is needed, the latest that were accepted, the young, and all that came after the first
+    of these; of those that hold nothing the latest ANSWERS.
+
+    Latest is by sequence, never by clock. A run from the future is young: the clock was wrong, then or now.
+    """
+    holding = sorted((run for run in runs if run.holds), key=lambda run: run.sequence)
+    latest = [run for run in holding if run.is_accepted][-keep.runs :]
+    young = [run for run in holding if now - run.at < keep.for_s]
+    protected = latest + young + [run for run in holding if run.name in needed]
+    first = min((run.sequence for run in protected), default=0)
+    others = sorted((run for run in runs if not run.holds), key=lambda run: run.sequence)[-ANSWERS:]
+    return {run.name for run in holding if run.sequence >= first} | {run.name for run in others} | needed
+
+
+class Records:
+    """What lies in runs/ and manifests/, by run: the paths of its answer, of what else is told of it, and of its manifest."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.answers: Dict[str, str] = {}
+        self.parts: Dict[str, List[str]] = {}  # RUN.changes.json, RUN.edits.json, RUN.accepted.json
+        self.manifests: Dict[str, str] = {}
+        for name in os.listdir(store.path("runs")):
+            run, _, rest = name.partition(".")
+            if rest == "json":
+                self.answers[run] = store.path("runs", name)
+            elif rest.endswith(".json"):
+                self.parts.setdefault(run, []).append(store.path("runs", name))
+        for name in os.listdir(store.path("manifests")):
+            run, _, rest = name.partition(".")
+            if rest == "json":
+                self.manifests[run] = store.path("manifests", name)
+
+    def is_little(self, keep: Keep, now: float) -> bool:
+        """True where names and times alone show that nothing may go: most runs end here."""
+        if len(set(self.answers) - set(self.parts)) > ANSWERS:
+            return False
+        return len(self.parts) <= keep.runs or all(
+            now - _written(self.answers.get(run)) < keep.for_s for run in self.parts
+        )
+
+    def runs(self, warnings: List[str]) -> List[Run]:
+        """Those whose answer says what they were."""
+        found = []
+        for name in sorted(set(self.answers) | set(self.parts)):
+            try:
+                answer = self.store.answer(name) or {}
+                is_accepted = bool(answer["ok"]) and "generation" in answer
+                sequence = int(answer["sequence"])
+            except (Damaged, KeyError, TypeError, ValueError):
+                path = self.store.path("runs", name)
+                warnings.append(
+                    "%s.json is damaged or lost: what that run replaced stays until you remove %s.*" % (path, path)
+                )
+                continue
+            holds = is_accepted or any(not path.endswith(".accepted.json") for path in self.parts.get(name, []))
+            found.append(Run(name, sequence, _written(self.answers[name]), is_accepted, holds))
+        return found
+
+
+def _written(path: Optional[str]) -> float:
+    """When, by this host's clock; for what is gone: long ago."""
+    try:
+        return os.stat(path).st_mtime if path else 0.0
+    except FileNotFoundError:
+        return 0.0
+
+
+def sweep(store: Store, keep: Optional[Keep], now: float, thorough: bool = False) -> List[str]:
+    """Remove what need not be kept; returns warnings. Never raises: what cannot be swept now is swept later.
+
+    `thorough`: also where no run may go, for what crashes left in the store.
+    """
+    warnings: List[str] = []
+    try:
+        _remove_temporaries(store)
+        if keep is not None:
+            _sweep(store, keep, now, thorough, warnings)
+    except (OSError, Damaged, journal.Damaged) as error:
+        warnings.append("old contents could not be swept: %s" % error)
+    return warnings
+
+
+def _sweep(store: Store, keep: Keep, now: float, thorough: bool, warnings: List[str]) -> None:
+    records = Records(store)
+    if records.is_little(keep, now) and not thorough:
+        return
+    opened, accepted = journal.read(store.journal), store.accepted()
+    needed = {str(record["run"]) for record in (accepted, opened.header if opened else None) if record}
+    runs = records.runs(warnings)
+    unknown = (set(records.answers) | set(records.parts)) - {run.name for run in runs}
+    kept = kept_runs(runs, keep, now, needed) | unknown
+    gone = [run.name for run in sorted(runs, key=lambda run: run.sequence) if run.name not in kept]
+    snapshots = {run.name for run in runs if run.is_accepted and run.name in kept} | needed | unknown
+    _remove_durably(
+        [records.manifests[run] for run in gone if run in records.manifests]
+        + [path for run, path in sorted(records.manifests.items()) if run not in snapshots and run not in gone]
+        + [path for run in gone for path in records.parts.get(run, [])]
+    )
+    _remove_durably([records.answers[run] for run in gone])
+    marked = _marked(records, kept, warnings)
+    if marked is not None:
+        named = [item.before[6] for item in opened.items if item.before] if opened else []
+        _remove_blobs(store, marked.union(named))
+
+
+def _remove_durably(paths: List[str]) -> None:
+    for path in paths:
+        os.unlink(path)
+    for folder in sorted({os.path.dirname(path) for path in paths}):
+        fsync_folder(folder)
+
+
+def _marked(records: Records, kept: Set[str], warnings: List[str]) -> Optional[Set[str]]:
+    """The blobs that kept runs name; None where that cannot be known."""
+    marked: Set[str] = set()
+    is_known = True
+    for run in sorted(kept):
+        for path in records.parts.get(run, []):
+            try:
+                marked.update(_blobs_in(json.loads(_content(path))))
+            except ValueError:
+                is_known = False
+                warnings.append("%s is damaged: no old content is swept until you remove it" % path)
+    return marked if is_known else None
+
+
+def _content(path: str) -> str:
+    with open(path, "rb") as stream:
+        return stream.read().decode("ascii")
+
+
+def _blobs_in(value: Any) -> Iterator[str]:
+    """Whatever may name a blob, wherever it stands: to keep one too many costs space, one too few an old content."""
+    if isinstance(value, str):
+        if BLOB_NAME.match(value):
+            yield value
+    elif isinstance(value, (list, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _blobs_in(part)
+
+
+def _remove_blobs(store: Store, marked: Set[str]) -> None:
+    for folder in os.listdir(store.path("blobs")):
+        if len(folder) == 2:
+            for name in os.listdir(store.path("blobs", folder)):
+                if BLOB_NAME.match(name) and name not in marked:
+                    os.unlink(store.path("blobs", folder, name))
+
+
+def _remove_temporaries(store: Store) -> None:
+    """What a killed process was writing."""
+    for folder in ("", "runs", "manifests", "blobs"):
+        for name in os.listdir(store.path(folder)):
+            found = TEMPORARY.match(name)
+            if found and not _is_alive(int(found.group(1))):
+                os.unlink(store.path(folder, name))
+
+
+def _is_alive(pid: int) -> bool:
+    return pid != os.getpid() and os.path.exists("/proc/%d" % pid)
