@@ -1,0 +1,104 @@
+"""How a run is stopped in a step of DESIGN 3: by strace, at one system call of the process that does the step, until released.
+
+The process waits in the kernel before that call; all others go on. Whatever is injected meanwhile meets it there.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tests.host import Host, wait_until
+from tests.pair import Pair
+from tests.resident import STATE
+
+LOG = "/srv/stop.log"
+FOR_EVER_US = 600_000_000
+
+
+@dataclass(frozen=True)
+class Step:
+    """`calls` of whoever works on that host for a run: the first (`when`: which) that names `path` is where it stops."""
+
+    number: int
+    name: str
+    on_master: bool
+    calls: str
+    path: str = ""
+    when: int = 1
+    stands: str = ""  # where it stands then, for people
+
+
+PEER = f"{STATE}/peer"
+STEPS = (
+    Step(
+        1, "settle", True, "", stands="the daemon waits for the end of a burst, the peer's agent for its word to begin"
+    ),
+    Step(2, "scan", True, "openat", "site.conf", stands="the master is about to read the edited file"),
+    Step(3, "validate", True, "execveat", stands="in the private view on the master, before `nginx -t` begins"),
+    Step(4, "plan", False, "openat", "vhosts", stands="in the middle of the peer's scan"),
+    Step(5, "stage", False, "renameat", when=2, stands="rsync has put one file into the stage, not yet the next"),
+    Step(6, "rehearse", False, "execveat", stands="in the private view on the peer, before `nginx -t` begins"),
+    Step(7, "apply", False, "renameat2", when=2, stands="one path is exchanged, the next is not"),
+    Step(8, "prove", False, "fsync", f"{PEER}/journal", stands="all is exchanged, nginx is about to be signalled"),
+    Step(9, "accept", False, "fsync", f"{PEER}/manifests", stands="proven, the accepted record is about to be written"),
+    Step(
+        10,
+        "record",
+        True,
+        "fsync",
+        f"{STATE}/master/peers",
+        2,
+        stands="the master has the answer and begins to keep it",
+    ),
+)
+BY_NAME = {step.name: step for step in STEPS}
+
+
+@contextmanager
+def stopped_at(pair: Pair, step: Step, master_pid: int) -> Iterator[Stop]:
+    """From now on a run of the process `master_pid` (as web1 numbers it) stops there."""
+    if step.on_master:
+        host, pids = pair.web1, [master_pid]
+    else:
+        host = pair.web2
+        pids = [pid for pid, line in host.commands().items() if not line.startswith("nginx:")]
+    stop = Stop(host, step, pids)
+    try:
+        yield stop
+    finally:
+        stop.release()
+
+
+class Stop:
+    def __init__(self, host: Host, step: Step, pids: list[int]) -> None:
+        self.host, self.step = host, step
+        path = ["-P", step.path] if step.path else []
+        inject = f"inject={step.calls}:delay_enter={FOR_EVER_US}:when={step.when}"
+        targets = [word for pid in pids for word in ("-p", str(pid))]
+        host.path(LOG).unlink(missing_ok=True)
+        what = ["-e", "signal=none", "-e", f"trace={step.calls}", "-e", inject]
+        self._strace = host.popen(["strace", "-f", "-qq", "-o", LOG, *path, *what, *targets])
+        wait_until(lambda: all(self._is_traced(pid) for pid in pids), f"strace holds {pids}", 20.0)
+
+    def _is_traced(self, pid: int) -> bool:
+        status = self.host.path(f"/proc/{pid}/status")
+        return not status.exists() or "TracerPid:\t0\n" not in status.read_text()
+
+    def wait(self, timeout_s: float = 30.0) -> None:
+        """Until the step is reached."""
+        log = self.host.path(LOG)
+
+        def is_reached() -> bool:
+            calls = log.read_text().splitlines() if log.exists() else []
+            return len(calls) >= self.step.when and any(") = " not in call for call in calls)
+
+        wait_until(is_reached, f"step {self.step.name} is reached", timeout_s)
+
+    def release(self) -> None:
+        """The process goes on, if it is still there; twice is once."""
+        if self._strace.poll() is None:
+            self.host.signal_to(self._strace, signal.SIGTERM)
+        self._strace.wait(20)
