@@ -60,11 +60,13 @@ class Run:
 class Resident:
     """The process. `sync` is one run; options are those of flow.interfaces.Options."""
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: Pair, environment: Mapping[str, str] | None = None) -> None:
         self.pair = pair
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = pair.master.popen(
-            [sys.executable, "-m", "tests.resident"], env={"PYTHONPATH": str(PROJECT)}, **pipes
+            [sys.executable, "-m", "tests.resident"],
+            env={"PYTHONPATH": str(PROJECT), **(environment or {})},
+            **pipes,
         )
 
     def begin(self, **options: Any) -> None:
