@@ -100,6 +100,10 @@ def result_of(run: PeerRun, compared: Comparison, answer: Mapping[str, Any]) -> 
     if error is not None:
         error.warnings = warnings
         raise error
+    if answer["ok"] and answer["id"] != compared.snapshot.id:
+        what = f"the agent speaks of snapshot {short_id(answer['id'])}, asked was {short_id(compared.snapshot.id)}"
+        state, hint = f"what it did on {peer.name} is not known", f"`ngxsync diff`; look at what answers on {peer.name}"
+        raise AgentFailed(Message(what, f"{peer.user}@{peer.host}", state, hint), code="answer")
     problems = tuple(Problem(p["text"], p["file"], p["line"], p["level"]) for p in answer.get("problems", ()))
     reload = "reloaded" if answer.get("reloaded") else "none" if outcome == model.NOT_PROVEN else "not-needed"
     timings = {
