@@ -11,11 +11,11 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.host import EMPTIED, ENVIRONMENT, ON_DISK, Host, wait_until
+from tests.pair import BASE_TREE, ROOT, Pair, write_tree
 
 SETUP = Path(__file__).with_name("container.sh")
 UNITS = "/etc/systemd/system"
@@ -105,6 +105,19 @@ class Container(Host):
 
     def boot(self, timeout_s: float = BOOT_S) -> None:
         """Until systemd has started all that it will; which units failed is the test's to ask."""
+        self.switch_on()
+        try:
+            wait_until(self._is_up, f"{self.name} is up", timeout_s, 0.05)
+        except AssertionError as error:
+            jobs = self.run(["systemctl", "list-jobs"], check=False).stdout
+            raise AssertionError(f"{error}\n{jobs}\n{self.console()}") from None
+
+    def _is_up(self) -> bool:
+        state = self.run(["systemctl", "is-system-running"], check=False).stdout.strip()
+        return state in ("running", "degraded")
+
+    def switch_on(self) -> None:
+        """Until systemd runs as its process 1; it has only begun."""
         assert not self.is_on()
         self.boots += 1
         binds = [f"--bind-ro={_escaped(folder)}" for folder in self._shown]
@@ -135,11 +148,7 @@ class Container(Host):
             stdout=self._console,
             stderr=subprocess.STDOUT,
         )
-        end = time.monotonic() + timeout_s
-        self.pid = wait_until(self._init_pid, f"{self.name}: nspawn has its systemd", timeout_s)
-        wait_until(
-            lambda: self._system_state() in ("running", "degraded"), f"{self.name} is up", end - time.monotonic(), 0.1
-        )
+        self.pid = wait_until(self._init_pid, f"{self.name}: nspawn has its systemd")
 
     def _init_pid(self) -> int:
         assert self.machine is not None
@@ -147,9 +156,6 @@ class Container(Host):
             raise AssertionError(f"{self.name} did not boot:\n{self.console()}")
         children = Path(f"/proc/{self.machine.pid}/task/{self.machine.pid}/children").read_text().split()
         return next((int(pid) for pid in children if _command_of(int(pid)) == "systemd"), 0)
-
-    def _system_state(self) -> str:
-        return self.run(["systemctl", "is-system-running"], check=False).stdout.strip()
 
     def console(self) -> str:
         """What this boot printed."""
@@ -244,3 +250,18 @@ def _command_of(pid: int) -> str:
 
 def _escaped(folder: str) -> str:
     return re.sub(r"([\\:])", r"\\\1", folder)
+
+
+def make_container_pair(*kinds: type[Host]) -> Pair:
+    """Hosts of these kinds, up, with equal base trees, web1's key on the others and a minimal config.ini."""
+    pair = Pair(len(kinds), kinds=kinds)
+    for host in pair.hosts:
+        write_tree(host, ROOT, BASE_TREE)
+        pair.authorise(host)
+    for host in pair.hosts:
+        if isinstance(host, Container):
+            host.boot()
+        else:
+            host.start_nginx()
+    pair.write_config()
+    return pair

@@ -145,13 +145,13 @@ class Pair:
             if not host.sshd_pid():
                 host.start_sshd()
             write_tree(host, ROOT, BASE_TREE)
-            self._authorise(host)
+            self.authorise(host)
             host.start_nginx()
         for host in self.hosts:
             _wait_for_workers(host)
         self.write_config()
 
-    def _authorise(self, host: Host) -> None:
+    def authorise(self, host: Host) -> None:
         if host is not self.master:
             _write_private(host.path("/root/.ssh/authorized_keys"), self._public_key)
             return
