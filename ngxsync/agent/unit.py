@@ -57,9 +57,31 @@ def install(state_dir: str) -> bool:
     os.makedirs(os.path.dirname(link), mode=0o755, exist_ok=True)
     if not os.path.islink(link):
         os.symlink(path, link)
+    _tell_systemd()
+    return True
+
+
+def is_ours() -> bool:
+    """There, and not a file of somebody else's under our name."""
+    try:
+        with open(os.path.join(FOLDER, NAME)) as stream:
+            return stream.read().startswith(TEXT.splitlines()[0])
+    except OSError:
+        return False
+
+
+def remove() -> None:
+    """What was made by `systemctl edit` stays. Raises OSError."""
+    path, link = os.path.join(FOLDER, NAME), os.path.join(FOLDER, "multi-user.target.wants", NAME)
+    for each in (link, path):
+        if os.path.lexists(each):
+            os.unlink(each)
+    _tell_systemd()
+
+
+def _tell_systemd() -> None:
     if os.path.isdir("/run/systemd/system"):
         subprocess.run(["systemctl", "daemon-reload"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
-    return True
 
 
 def leave_login() -> str:
