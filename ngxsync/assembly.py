@@ -91,11 +91,10 @@ class MasterHost:
 class PeerHost:
     """flow.interfaces.Peer: one link, and rsync over its ssh settings."""
 
-    def __init__(self, config: PeerConfig, runtime: Path, bundle: Bundle, *, owners: bool) -> None:
+    def __init__(self, config: PeerConfig, runtime: Path, bundle: Bundle) -> None:
         from ngxsync.edges.link import Link
 
         self.config = config
-        self.owners = owners
         self.link = Link(link_settings(config), runtime, bundle)
 
     def call(
@@ -128,7 +127,6 @@ class PeerHost:
             names,
             dest,
             timeout_s=3600.0,
-            owners=self.owners,
             where=where,
             progress=progress,
         )
@@ -144,10 +142,7 @@ class Assembly:
         self.master = MasterHost(config, config.state_dir)
         self.runtime = runtime or runtime_folder()
         bundle = Bundle.of_package()
-        self.peers = {
-            peer.name: PeerHost(peer, self.runtime, bundle, owners=self.master.owners and peer.user == "root")
-            for peer in others(config)
-        }
+        self.peers = {peer.name: PeerHost(peer, self.runtime, bundle) for peer in others(config)}
         self.pipeline = Pipeline(config, self.master, self.peers, self.state, random_hex=lambda: os.urandom(4).hex())
 
     def __enter__(self) -> Assembly:

@@ -56,9 +56,9 @@ def make_link(tmp_path: Path) -> Iterator[MakeLink]:
     """Links that are closed at the end, each to a peer without an agent."""
     links: list[Link] = []
 
-    def make(sshd: Sshd, **changed: object) -> Link:
+    def make(sshd: Sshd, bundle: Bundle = BUNDLE, **changed: object) -> Link:
         settings = sshd.settings(**{"state_dir": str(tmp_path / "state"), **changed})
-        links.append(Link(settings, tmp_path / "run", BUNDLE))
+        links.append(Link(settings, tmp_path / "run", bundle))
         return links[-1]
 
     yield make
@@ -162,13 +162,13 @@ def test_large_requests_answers_and_complaints_do_not_block_each_other(link: Lin
 def test_noise_of_the_login_shell_is_tolerated(make_link: MakeLink, tmp_path: Path) -> None:
     noise = 'ForceCommand echo \'{"ok": "welcome"}\'; echo; echo oops >&2; eval "$SSH_ORIGINAL_COMMAND"'
     with Sshd(tmp_path / "sshd", extra=noise) as sshd:
-        link = make_link(sshd)
-        assert link.call("echo", {"echo": "x"}, timeout_s=10)["echo"] == "x"
-        ours, theirs = link.whoami_both()
+        assert make_link(sshd).call("echo", {"echo": "x"}, timeout_s=10)["echo"] == "x"
+        ours, theirs = make_link(sshd, Bundle.of_package()).whoami_both()
         assert ours == theirs
 
 
-def test_both_stacks_reach_the_same_host_as_the_same_user(link: Link) -> None:
+def test_both_stacks_reach_the_same_host_as_the_same_user(make_link: MakeLink, sshd: Sshd) -> None:
+    link = make_link(sshd, Bundle.of_package())
     ours, theirs = link.whoami_both()
     assert ours == theirs
     assert ours.startswith(f"{link.settings.user}@")
@@ -454,8 +454,8 @@ def test_a_jump_host_is_passed_by_both_stacks(make_link: MakeLink, sshd: Sshd, t
         (hop.folder / "authorized_keys").write_text(public)
         known = tmp_path / "known hosts 100%"
         known.write_text(sshd.known_hosts.read_text() + hop.known_hosts.read_text())
-        link = make_link(sshd, jump=f"127.0.0.1:{hop.port}", known_hosts=known)
-        assert link.call("echo", {"echo": "x"}, timeout_s=10)["echo"] == "x"
+        link = make_link(sshd, Bundle.of_package(), jump=f"127.0.0.1:{hop.port}", known_hosts=known)
+        assert link.call("hello", {}, timeout_s=10)["ok"]
         ours, theirs = link.whoami_both()
         assert ours == theirs
         assert len(hop.sessions()) > 0

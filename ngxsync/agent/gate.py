@@ -30,8 +30,8 @@ Answer = Dict[str, Any]
 
 
 def own_state_dir() -> str:
-    """STATE of STATE/agent/HASH/ngxsync_agent/gate.py, as the path of this very code says."""
-    folder = os.path.dirname(os.path.realpath(__file__))
+    """STATE of STATE/agent/HASH/ngxsync_agent/gate.py, by the path that it was started by: the state folder may lie behind a link."""
+    folder = os.path.dirname(os.path.abspath(__file__))
     for _ in range(3):
         folder = os.path.dirname(folder)
     return folder
@@ -118,8 +118,8 @@ def call(verb: str, policy: Dict[str, Any], log: "gatelog.Log") -> int:
 
 
 def places(stages: Dict[str, str], run: str) -> Dict[str, str]:
-    """What a transfer names instead of a folder: RUN/NUMBER, plain to every shell and rsync whatever the tree is called."""
-    return {tree: "%s/%d" % (run, number) for number, tree in enumerate(sorted(stages))}
+    """What a transfer names instead of a folder: RUN/NUMBER/, plain to every shell and rsync whatever the tree is called."""
+    return {tree: "%s/%d/" % (run, number) for number, tree in enumerate(sorted(stages))}
 
 
 def receive(decision: Receive, rsync: str, log: "gatelog.Log") -> int:

@@ -199,7 +199,8 @@ def _trees(asked: Asked) -> list[str]:
 
 
 def _hello(_asked: Asked) -> Shape:
-    return {"protocol": count, "host": text, "boot_id": text, "uid": count, "python": text, "now": moment}
+    told = {"protocol": count, "host": text, "boot_id": text, "uid": count, "python": text, "now": moment}
+    return {**told, "user": Maybe(text), "release": Maybe(text), "speaks": Maybe([count])}
 
 
 def _scan(asked: Asked) -> Shape:
@@ -219,13 +220,19 @@ def _scan(asked: Asked) -> Shape:
         "accepted": nullable(ACCEPTED),
         "journal": nullable(JOURNAL),
         "missing_users": [one_of(*wanted)],
+        "uid": Maybe(count),  # from protocol 2 on
         "base_manifest": nullable(mapping(path, entry)) if asked.get("want_base") else equal(None),
     }
 
 
 def _stage(asked: Asked) -> Shape:
-    """rsync writes where this says: nowhere but in this run's own folders."""
-    return {"stages": {tree: equal(f"{tree}/{OWN_FOLDER}/{asked['run']}/stage") for tree in asked["trees"]}}
+    """rsync writes where this says: nowhere but in this run's own folders. Behind a gate they are numbered by their trees."""
+    numbers = {tree: number for number, tree in enumerate(sorted(asked["trees"]))}
+    stages = {
+        tree: one_of(f"{tree}/{OWN_FOLDER}/{asked['run']}/stage", f"{asked['run']}/{numbers[tree]}/")
+        for tree in asked["trees"]
+    }
+    return {"stages": stages}
 
 
 def _finished(asked: Asked, answer: Asked) -> Shape:

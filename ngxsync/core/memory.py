@@ -50,6 +50,7 @@ class PeerRecord:
     "Who may write"). `open_run` is the run whose transaction began and whose answer is not known yet: ask for it.
     `broken` is why an undo failed there (exit 7): while it is open, automatic runs leave that peer alone.
     `self_excludes` maps a tree to the patterns that its configuration excluded by itself; they only accumulate.
+    `is_root` is whether the agent there runs as root, so that owners count; None where it has not said so yet.
     `master_roots` and `peer_roots` are Snapshot.roots of both hosts at the last accepted run.
     """
 
@@ -64,6 +65,7 @@ class PeerRecord:
     quarantine: tuple[Quarantined, ...] = ()
     refused: Refused | None = None
     open_run: str = ""
+    is_root: bool | None = None
     broken: str = ""
     word: str = UNKNOWN
     since: float | None = None
@@ -72,6 +74,10 @@ class PeerRecord:
     last_run_at: float | None = None
     last_outcome: str = ""
     last_exit: int = 0
+
+    def has_root_there(self, user: str) -> bool:
+        """Whether the agent runs as root: it may by sudo, whoever logs in."""
+        return user == "root" if self.is_root is None else self.is_root
 
     def why_quarantined(self, snapshot: str, peer: str = "") -> str | None:
         """Why this snapshot is in quarantine here, None where it is not, or where the peer changed since (to id `peer`)."""

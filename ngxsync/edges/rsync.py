@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from ngxsync.core.errors import Message, NgxsyncError, PeerUnreachable, SourceChanged, TransferFailed, tail
+from ngxsync.core.gate import refusal_in
 
 STALL_S = 30  # rsync gives up after so long without a byte
 UNCHANGED = "the peer's live tree is unchanged"
@@ -59,34 +60,31 @@ class SendResult:
     seconds: float
 
 
-def rsync_argv(source: Path, dest: str, shell: str, *, owners: bool = True, progress: bool = False) -> list[str]:
-    """The command that sends the names on its standard input (NUL-separated, ./NAME) from source into dest.
+def rsync_argv(source: Path, dest: str, shell: str, *, progress: bool = False) -> list[str]:
+    """The command that sends the bytes of the files named on its standard input (NUL-separated, ./NAME) from source into dest.
 
-    `dest` is HOST:FOLDER, an existing folder; `shell` is what `-e` takes. Directories are made, never descended into.
+    `dest` is HOST:FOLDER, an existing folder, or HOST:RUN/NUMBER for a peer's gate, which looks at these options (and at
+    nothing else) in agent/gaterules.py; `shell` is what `-e` takes. Links, owners, modes and times come from the plan.
     """
+    is_plain = not dest.partition(":")[2].startswith("/")
     return [
         "rsync",
         "--files-from=-",
         "--from0",
-        "--links",
-        "--perms",
-        "--times",
-        *(["--owner", "--group"] if owners else []),
-        "--omit-dir-times",
         # a stage that an earlier attempt left: equal size and mtime prove nothing
         "--ignore-times",
         "--whole-file",
         # parents are the stage's own business: theirs in the tree may be unwritable, or a link by now
         "--no-implied-dirs",
-        # names and folders reach the peer's rsync without its shell
-        "--protect-args",
+        # the folder reaches the peer's rsync without its shell; the gate reads it from the command
+        "--no-protect-args" if is_plain else "--protect-args",
         f"--timeout={STALL_S}",
         "--stats",
         *(["--info=progress2"] if progress else []),
         f"--rsh={shell}",
         "--",
         f"{source}/",
-        f"{dest}/",
+        f"{dest.rstrip('/')}/",
     ]
 
 
@@ -102,7 +100,6 @@ def send(
     dest: str,
     *,
     timeout_s: float,
-    owners: bool = True,
     where: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> SendResult:
@@ -112,7 +109,7 @@ def send(
     Raises SourceChanged, TransferFailed, and PeerUnreachable where the connection is to blame or the time is up.
     """
     started = time.monotonic()
-    argv = rsync_argv(source, dest, shell, owners=owners, progress=progress is not None)
+    argv = rsync_argv(source, dest, shell, progress=progress is not None)
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
         stdin.write(names_input(names))
         stdin.seek(0)
@@ -195,6 +192,10 @@ def failure(status: int, complaints: str, where: str) -> NgxsyncError:
     def message(advice: str) -> Message:
         return Message(what, where, UNCHANGED, advice)
 
+    if why := refusal_in(complaints):
+        state = f"{UNCHANGED}; it is logged there"
+        advice = "was it upgraded, or did another run begin there? ngxsync peer install puts the gate right"
+        return TransferFailed(Message(f"the peer's gate refused it: {why}", where, state, advice), code="gate")
     if NO_ROOM.search(complaints):
         return TransferFailed(message("make room there: df -h, df -i; is it mounted read-only?"), code="no-room")
     if status == 127 or NO_RSYNC.search(complaints):

@@ -136,29 +136,26 @@ def check_peer(
         asked = now()
         hello = peer.call("hello", {"protocol": PROTOCOL}, timeout_s=HELLO_S)
         answered = now()
-        facts = _facts_of(config, checked, view)
+        owners = bool(view.facts["hello"]["uid"] == 0 and hello["uid"] == 0)
+        facts = _facts_of(config, checked, view, owners=owners)
     except NgxsyncError as error:
         yield check_of_message(name, "agent", error.message)
         return
     yield Check(name, "agent", OK, f"protocol {hello['protocol']}, Python {hello['python']}, from a temporary folder")
     yield judge_pair.judge_clock(name, hello["now"] - (asked + answered) / 2, (answered - asked) / 2)
-    yield from judge_peer(config, peer.config, view, facts, owners=_owners(view, checked))
+    yield from judge_peer(config, peer.config, view, facts, owners=owners)
     yield judge_excludes(config, peer.config, view.named.self_excludes, checked.record)
 
 
-def _owners(view: MasterView, checked: CheckedPeer) -> bool:
-    return bool(view.facts["hello"]["uid"] == 0 and checked.peer.config.user == "root")
-
-
-def _facts_of(config: Config, checked: CheckedPeer, view: MasterView) -> Facts:
+def _facts_of(config: Config, checked: CheckedPeer, view: MasterView, *, owners: bool) -> Facts:
     peer = checked.peer.config
-    projection = make_projection(config, peer, view.named.self_excludes, owners=_owners(view, checked))
+    projection = make_projection(config, peer, view.named.self_excludes, owners=owners)
     names = requests.names_of(view.snapshot.manifest if view.snapshot else {})
     user, *group = [*view.facts["nginx"].get("user", ())] or [""]
     request = {
         **requests.common(config, peer, projection),
-        "users": sorted({*names["users"], user} - {""}) if _owners(view, checked) else [user] if user else [],
-        "groups": sorted({*names["groups"], *group}) if _owners(view, checked) else group,
+        "users": sorted({*names["users"], user} - {""}) if owners else [user] if user else [],
+        "groups": sorted({*names["groups"], *group}) if owners else group,
     }
     answer = checked.peer.call("facts", request, timeout_s=FACTS_S)
     if not answer["ok"]:

@@ -44,14 +44,20 @@ class PeerRun:
         implied = prepared.named.self_excludes
         for tree, patterns in implied.items():
             self.record = self.record.with_self_excludes(tree, patterns)
-        self.projection = make_projection(config, peer.config, self.record.self_excludes, owners=self._owners())
-        self.snapshot: Snapshot = snapshot_for(prepared.snapshot, self.projection)
+        self._project()
         self.plan = Plan()
         self.left: list[str] = []  # what differs and stays so, since a person went past the hold for it
 
-    def _owners(self) -> bool:
-        """Owners count where both sides can set them."""
-        return self.master.owners and self.peer.config.user == "root"
+    def _project(self) -> None:
+        owners = self.master.owners and self.record.has_root_there(self.peer.config.user)
+        self.projection = make_projection(self.config, self.peer.config, self.record.self_excludes, owners=owners)
+        self.snapshot: Snapshot = snapshot_for(self.prepared.snapshot, self.projection)
+
+    def _learns(self, is_root: bool | None) -> bool:
+        """Whether owners count, or no longer, now that the scan said who works there: then it is asked anew."""
+        before, self.record = self.projection, replace(self.record, is_root=is_root)
+        self._project()
+        return self.projection != before
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -65,7 +71,7 @@ class PeerRun:
 
     # step 4
 
-    def compare(self, *, may_recover: bool = True) -> Comparison:
+    def compare(self, *, may_recover: bool = True, may_learn: bool = True) -> Comparison:
         """Scan the peer and plan. What an earlier run left open there is settled first."""
         base = self.memory.load_accepted(self.name, self.record.generation)
         request = requests.scan_request(
@@ -73,6 +79,8 @@ class PeerRun:
         )
         with self.timed("scan"):
             answer = self._call("scan", request, SCAN_S)
+        if may_learn and self._learns(answer["uid"] == 0 if "uid" in answer else None):
+            return self.compare(may_recover=may_recover, may_learn=False)
         if answer["journal"] is not None and not self.options.dry_run:
             if not may_recover:
                 raise outcomes.still_open(self.peer.config)

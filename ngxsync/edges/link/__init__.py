@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from ngxsync.agent.manifest import PROTOCOL
+from ngxsync.core import gate
 from ngxsync.core.errors import AgentFailed, Message, PeerUnreachable, tail
 from ngxsync.core.ssh import CUT, PEER_ALIAS, LinkSettings, unreachable
 from ngxsync.edges.link.openssh import OpenSsh
@@ -30,7 +32,7 @@ PROBE = (
     '"import sys; sys.version_info < (3, 6) and sys.exit(1); print(sys.executable)" 2>/dev/null '
     "&& exit 0; done; exit 127"
 )
-WHOAMI = 'echo "$(id -un)@$(cat /proc/sys/kernel/hostname) $(cat /proc/sys/kernel/random/boot_id)"'
+HELLO_S = 20.0
 # 126, 127: what env and a shell say of a program that is not there; the agent says 127 for a Python that is too old
 NO_PYTHON = (126, 127)
 # what Python says of an agent whose files are empty, cut off or not all there: a whole one always answers
@@ -77,6 +79,7 @@ class Link:
         self._is_closed = False
         self._warm: dict[str, tuple[Wire, Channel, threading.Timer]] = {}
         self._way = Way()
+        self._protocol = PROTOCOL  # the highest that both sides speak, as far as we know
 
     def call(
         self,
@@ -92,10 +95,27 @@ class Link:
         `go` is for a request that waits: it is called once that is sent, and "go" follows when it returns; where it
         raises, the connection of this call is closed and the agent gives the run up.
         `install` leaves an agent there that is missing; without it a missing one runs from a temporary folder.
+        An agent of another release is asked again in the highest protocol that both speak.
         Raises PeerUnreachable: with code "cut" where the agent may have got the request, else nothing was begun.
-        Raises AgentFailed where what came is no answer.
+        Raises AgentFailed where what came is no answer, where the gate refused it (code "gate"), and where no protocol is
+        common to both (code "protocol").
         """
-        payload = json.dumps(request).encode("ascii") + b"\n"
+        answer = self._asked(verb, request, timeout_s, install, go)
+        while not answer["ok"] and answer.get("code") == "protocol":
+            number = gate.common_protocol(answer, self.settings.name, self.settings.where)
+            if number == self._protocol:
+                return answer
+            self._protocol = number
+            answer = self._asked(verb, request, timeout_s, install, go)
+        if not answer["ok"] and answer.get("code") == "gate":
+            raise self._refused(str((answer.get("message") or {}).get("what")))
+        return answer
+
+    def _asked(
+        self, verb: str, request: dict[str, Any], timeout_s: float, install: bool, go: Callable[[], None] | None
+    ) -> dict[str, Any]:
+        spoken = {"protocol": self._protocol} if "protocol" in request else {}
+        payload = json.dumps({**request, **spoken}).encode("ascii") + b"\n"
         with self._slots:
             way = self._way
             outcome = self._exchange(way, verb, payload, timeout_s, install, go)
@@ -129,12 +149,23 @@ class Link:
             channel.close()
 
     def whoami_both(self) -> tuple[str, str]:
-        """ "user@host boot-id" as fabric and as OpenSSH see it: equal where both reach one host as one user."""
-        _, channel = self._start(f"sh -c {shlex.quote(WHOAMI)}")
-        with closed_after(channel, self.settings.connect_timeout_s), channel:
-            ours = read(channel).stdout
-        theirs = self._openssh.run([PEER_ALIAS, f"sh -c {shlex.quote(WHOAMI)}"])
-        return tail(ours, lines=1), tail(theirs, lines=1)
+        """ "user@host boot-id" as fabric and as OpenSSH see it: equal where both reach one host as one user.
+
+        Both ask the agent: behind a gate nothing else answers. Raises PeerUnreachable, AgentFailed.
+        """
+        ours = self.call("hello", {"protocol": PROTOCOL}, timeout_s=HELLO_S)
+        arguments, before = self._arguments(self._way, "hello", install=False)
+        payload = before + json.dumps({"protocol": self._protocol}).encode("ascii") + b"\n"
+        text = self._openssh.run([PEER_ALIAS, self._way.command(arguments)], stdin=payload)
+        theirs = Outcome(text, b"", 0)
+        if theirs.answer is None:
+            raise self._no_answer("hello", theirs)
+        return self._whoami(ours), self._whoami(theirs.answer)
+
+    def _whoami(self, hello: dict[str, Any]) -> str:
+        """For a message: printable, whatever the peer says."""
+        parts = [tail(str(hello.get(key)), lines=1) for key in ("user", "host", "boot_id")]
+        return "{}@{} {}".format(*parts)
 
     def rsync_shell(self) -> str:
         """What `rsync -e` needs; the peer's name in it is `alias`."""
@@ -161,13 +192,9 @@ class Link:
         self, way: Way, verb: str, payload: bytes, timeout_s: float, install: bool, go: Callable[[], None] | None
     ) -> Outcome:
         """Sends one request and reads until the other side is done, or raises PeerUnreachable with code "cut"."""
-        state_dir = self.settings.state_dir
-        ready = None
-        if way.is_absent:
-            arguments, before = self._bundle.boot(state_dir, verb, install=install)
-            payload = before + payload
-        else:
-            arguments, ready = [self._bundle.folder(state_dir), verb], self._take_warm(verb)
+        arguments, before = self._arguments(way, verb, install=install)
+        payload = before + payload
+        ready = None if way.is_absent else self._take_warm(verb)
         wire, channel = ready or self._start(way.command(arguments))
         with closed_after(wire, timeout_s) as clock, channel:
             if go is not None:
@@ -180,6 +207,13 @@ class Link:
             said = f"none within {timeout_s:g} s" if clock.is_over else "" if not wire.is_open else "ended by a signal"
             raise unreachable(self.settings, CUT, said)
         return outcome
+
+    def _arguments(self, way: Way, verb: str, *, install: bool) -> tuple[list[str], bytes]:
+        """(what the interpreter is given, what comes before the request)."""
+        state_dir = self.settings.state_dir
+        if way.is_absent:
+            return self._bundle.boot(state_dir, verb, install=install)
+        return [self._bundle.folder(state_dir), verb], b""
 
     def _start(self, command: str) -> tuple[Wire, Channel]:
         """A running command on an open connection; a connection that turns out to be dead is opened again once."""
@@ -235,6 +269,8 @@ class Link:
         """Another way to try, where the call failed before the agent started."""
         if outcome.answer is not None:
             return None
+        if why := gate.refusal_in(outcome.stderr):
+            raise self._refused(why)
         if outcome.status in NO_PYTHON and not way.is_probed:
             return replace(way, python=self._probe(), is_probed=True)
         missing = b"can't open file" in outcome.stderr or b"can't find '__main__'" in outcome.stderr
@@ -252,6 +288,9 @@ class Link:
         what = f"{self.settings.name} has no Python 3.6 or newer"
         message = Message(what, self.settings.where, f"{self.settings.name} unchanged", "install python3 there")
         raise AgentFailed(message, code="python")
+
+    def _refused(self, why: str) -> AgentFailed:
+        return gate.refused(why, self.settings.name, self.settings.where)
 
     def _no_answer(self, verb: str, outcome: Outcome) -> AgentFailed:
         name, said = self.settings.name, tail(outcome.stderr) or tail(outcome.stdout) or "it said nothing"

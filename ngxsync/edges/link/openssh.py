@@ -57,16 +57,22 @@ class OpenSsh:
             if not is_listening(self._control):
                 self.run(["-f", "-N", "-M", PEER_ALIAS])
 
-    def run(self, arguments: list[str]) -> bytes:
-        """Runs ssh to its end; its standard output. Raises PeerUnreachable with what it complained of."""
+    def run(self, arguments: list[str], stdin: bytes = b"") -> bytes:
+        """Runs ssh to its end, given `stdin`; its standard output. Raises PeerUnreachable with what it complained of."""
         argv = ["ssh", "-F", str(self.config_file), *arguments]
         # files, not pipes: a connection that goes to the background would keep them open
-        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        with (
+            tempfile.TemporaryFile() as given,
+            tempfile.TemporaryFile() as stdout,
+            tempfile.TemporaryFile() as stderr,
+        ):
+            given.write(stdin)
+            given.seek(0)
             try:
                 status = subprocess.run(
                     argv,
                     cwd="/",  # what stays in the background must not keep a mount busy
-                    stdin=subprocess.DEVNULL,
+                    stdin=given,
                     stdout=stdout,
                     stderr=stderr,
                     timeout=3 * self._settings.connect_timeout_s,
