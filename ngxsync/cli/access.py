@@ -110,6 +110,19 @@ def _known(settings: LinkSettings, aliases: Iterable[str], files: list[Path]) ->
             yield f"{name} {key}"
 
 
+def known_here(settings: LinkSettings) -> list[str]:
+    """Lines for our own known_hosts, out of what plain ssh on this host knows of a peer and its jump host."""
+    plain = keys.ssh_settings(settings.host, user=settings.user, port=settings.port)
+    files = [*_files("", plain, "userknownhostsfile", "globalknownhostsfile"), settings.known_hosts]
+    return list(_known(settings, plain.get("hostkeyalias", ()), [file for file in files if file.is_file()]))
+
+
+def own_keys(settings: LinkSettings) -> list[Path]:
+    """The private keys that plain ssh would use for this host, there or not."""
+    plain = keys.ssh_settings(settings.host, user=settings.user, port=settings.port)
+    return [Path(name).expanduser() for value in plain.get("identityfile", ()) for name in shlex.split(value)]
+
+
 def _candidates(wanted: Wanted, plain: dict[str, list[str]], folder: Path) -> list[Path]:
     """The line's own key, those that ssh would try, the one that an earlier init made."""
     found = [*_files(wanted.identity, plain, "identityfile"), folder / "id_ed25519"]

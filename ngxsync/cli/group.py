@@ -20,8 +20,10 @@ COMMANDS = {
     "validate": "ngxsync.cli.validate",
     "history": "ngxsync.cli.history",
     "sync": "ngxsync.cli.sync",
+    "rollback": "ngxsync.cli.rollback",
     "pause": "ngxsync.cli.pause",
     "resume": "ngxsync.cli.pause",
+    "peer": "ngxsync.cli.peer",
     "run": "ngxsync.cli.run",
 }
 
@@ -42,8 +44,8 @@ STATUSES = {
 }
 
 
-class Command(click.Command):
-    """A command whose help ends with an example and its exit statuses, word for word."""
+class Ended(click.Command):
+    """What ends its help with an example and its exit statuses, word for word."""
 
     example = ""
     statuses: dict[int, str]
@@ -54,6 +56,14 @@ class Command(click.Command):
                 formatter.write(f"{'':{formatter.current_indent}}{line}\n")
         with formatter.section("Exit statuses"):
             formatter.write_dl([(str(status), text) for status, text in sorted(self.statuses.items())])
+
+
+class Command(Ended):
+    """A command that does something."""
+
+
+class Commands(Ended, click.Group):
+    """A command that is made of others, each with a help of its own."""
 
 
 def command(

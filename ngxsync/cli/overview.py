@@ -9,16 +9,18 @@ there, applied, reloaded and proven to run, or put back.
 Set up:
   init      write config.ini from the crontab line that did this job before
   check     can this pair work? named checks on both hosts, with hints
+  peer      a restricted key for a peer: peer install, peer remove
   demo      see it all on this one machine, without touching its own nginx
 
 Look:
   status    what each peer runs, as the latest run left it, and what to do
   diff      what differs between this host and its peers, with the text
   validate  does nginx accept the configuration of this host?
-  history   what the runs did, newest first
+  history   what the runs did, newest first; what one replaced, and its old text
 
 Act:
   sync      make the peers like this host, now
+  rollback  take the peers back to an earlier snapshot, or single files of it
   pause     no automatic runs, until a time or until resume
   resume    end a pause
   run       the daemon: syncs whenever something changes here

@@ -77,6 +77,17 @@ class MasterState:
             )
         )
 
+    def peer_files(self, name: str) -> list[Path]:
+        """What is kept of a peer."""
+        return [path for path in (self._peer_file(name), self._peer_file(name, "manifest.json")) if path.exists()]
+
+    def forget_peer(self, name: str) -> None:
+        """As if it had never been met; the history of runs stays."""
+        self._accepted.pop(name, None)
+        for path in self.peer_files(name):
+            with _told(path, "remove"):
+                path.unlink(missing_ok=True)
+
     def load_accepted(self, name: str, generation: str | None) -> Manifest | None:
         """The copy of the manifest accepted under this generation, None where the copy is of another, or damaged."""
         known = self._accepted.get(name)

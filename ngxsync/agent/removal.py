@@ -1,0 +1,174 @@
+"""The verb uninstall: takes away what `peer install` and the first sync put here. Trees, nginx and other keys stay as they are."""
+
+import contextlib
+import os
+import pwd
+import shlex
+import shutil
+from typing import Any, Dict, Iterator, List, Optional, Set
+
+from . import sudorule, unit
+from .answers import Failure
+from .authorizedkeys import Line, is_gate, keys_in, without_key
+from .door import GATE, Step, carried_out
+from .failures import busy_failure
+from .folders import homes, remove_run_folder
+from .keyfile import KeyFile, key_files
+from .manifest import is_clean
+from .scan import OWN_FOLDER
+from .store import Busy, Store, fsync_folder
+
+Answer = Dict[str, Any]
+
+LOCK_WAIT_S = 5.0
+COMMAND_LINK = "/usr/local/sbin/ngxsync-agent"
+
+
+def uninstall(request: Answer) -> Answer:
+    """With `dry_run` only told; with `purge` also the accepted record, what runs replaced, and stages. Raises Failure."""
+    state, trees = request["state_dir"], request["trees"]
+    if not all(is_clean(path) for path in trees + [state]):
+        raise Failure("agent", "the request makes no sense: %r" % request, next="see that both sides run one release")
+    with no_run(Store(state)):
+        place = Place(state, request["user"], request["key"])
+        steps = place.key_steps() + place.sudo_steps()
+        others = place.others()
+        if others:
+            text = "%s and what belongs to it: %s still comes in by it" % (state, ", ".join(others))
+            steps.append(Step("kept", text, None))
+        else:
+            steps += place.unit_steps() + place.agent_steps()
+            steps += place.purge_steps(trees) if request["purge"] else place.kept_steps()
+        return carried_out(steps, bool(request.get("dry_run")))
+
+
+@contextlib.contextmanager
+def no_run(store: Store) -> Iterator[None]:
+    """Nothing is taken away under a run. Raises Failure (open-run, locked)."""
+    if not os.path.isdir(store.root):
+        yield
+        return
+    try:
+        with store.lock("transaction", "uninstall", LOCK_WAIT_S):
+            if os.path.lexists(store.journal):
+                hint = "`ngxsync-agent recover` here, or the next run, finishes or undoes it; then again"
+                raise Failure("open-run", "a run was interrupted here and is not finished", store.journal, next=hint)
+            yield
+    except Busy as busy:
+        raise busy_failure(busy)
+
+
+class Place:
+    """All that is ours on this host for one master's key; what is absent makes no step."""
+
+    def __init__(self, state: str, user: str, key: str) -> None:
+        self.state, self.key = state, key
+        self.agents = os.path.join(state, "agent")
+        self.gate = "%s %s" % (shlex.quote(os.path.join(self.agents, "current")), GATE)
+        self.account: Optional[pwd.struct_passwd] = None
+        with contextlib.suppress(KeyError):
+            self.account = pwd.getpwnam(user)
+
+    def _gate_lines(self, account: pwd.struct_passwd) -> List[Line]:
+        texts = (KeyFile(path, account).read() or b"" for path in key_files(account))
+        return [line for text in texts for line in keys_in(text) if is_gate(line, self.gate)]
+
+    def key_steps(self) -> List[Step]:
+        steps: List[Step] = []
+        if self.account is None:
+            return steps
+        for path in key_files(self.account):
+            file = KeyFile(path, self.account)
+            text = file.read() or b""
+            own = [line for line in keys_in(text) if line.key == self.key.encode()]
+            if any(is_gate(line, self.gate) for line in own):
+                steps.append(Step("key", "%s: its one line" % path, self._closing(file)))
+            elif own:
+                steps.append(Step("key", "%s: this key's line is none of ours, it stays" % path, None))
+        return steps
+
+    def _closing(self, file: KeyFile) -> Any:
+        return lambda: file.change(lambda text: without_key(text, self.key, self.gate))
+
+    def others(self) -> List[str]:
+        """Who else comes in by the gate, by the comments of their lines: their keys, and what serves them, stay."""
+        users = [pwd.getpwuid(0)] + [self.account] * (self.account is not None)
+        for uid in sudorule.rules_in(sudorule.read() if os.geteuid() == 0 else ""):
+            with contextlib.suppress(KeyError):
+                users.append(pwd.getpwuid(uid))
+        found: Set[str] = set()
+        for account in {user.pw_name: user for user in users if user is not None}.values():
+            if os.geteuid() in (0, account.pw_uid):
+                lines = self._gate_lines(account)
+                found.update(line.comment.decode("utf-8", "replace") for line in lines if line.key != self.key.encode())
+        return sorted(found)
+
+    def sudo_steps(self) -> List[Step]:
+        """The user's rule, unless another key of the same user needs it."""
+        if self.account is None or os.geteuid() != 0:
+            return []
+        uid, text = self.account.pw_uid, sudorule.read()
+        others = [line for line in self._gate_lines(self.account) if line.key != self.key.encode()]
+        if uid not in sudorule.rules_in(text) or others:
+            return []
+        after = sudorule.without_rule(text, uid)
+        told = sudorule.PATH if not after else "%s: the rule of %s" % (sudorule.PATH, self.account.pw_name)
+        return [Step("sudo", told, lambda: sudorule.write(after))]
+
+    def unit_steps(self) -> List[Step]:
+        if self.state != unit.STANDARD_STATE or not unit.is_ours():
+            return []
+        return [Step("recovery", os.path.join(unit.FOLDER, unit.NAME), unit.remove)]
+
+    def agent_steps(self) -> List[Step]:
+        steps = []
+        if os.path.islink(COMMAND_LINK) and os.readlink(COMMAND_LINK).startswith(self.agents + "/"):
+            steps.append(Step("command", COMMAND_LINK, lambda: os.unlink(COMMAND_LINK)))
+        if os.path.lexists(self.agents):
+            steps.append(Step("agent", self.agents, lambda: self._remove(self.agents)))
+        return steps
+
+    def kept_steps(self) -> List[Step]:
+        store = Store(self.state)
+        text = "%s stays (%s): --purge removes it" % (store.root, contents(store))
+        return [Step("kept", text, None)] if os.path.isdir(store.root) else []
+
+    def purge_steps(self, trees: List[str]) -> List[Step]:
+        store = Store(self.state)
+        steps = []
+        for tree in trees:
+            own = [home + "/" + OWN_FOLDER for home in homes(tree) if os.path.isdir(home + "/" + OWN_FOLDER)]
+            if own:
+                steps.append(Step("stages", ", ".join(own), _emptying(tree, own)))
+        if os.path.lexists(store.root):
+            steps.append(Step("store", "%s: %s" % (store.root, contents(store)), lambda: self._remove(store.root)))
+        return steps
+
+    def _remove(self, path: str) -> None:
+        """The state folder goes with the last that was in it; what this host has as a master stays."""
+        shutil.rmtree(path)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.state)
+            return
+        if os.path.isdir(self.state):
+            fsync_folder(self.state)
+
+
+def _emptying(tree: str, own: List[str]) -> Any:
+    def work() -> None:
+        remove_run_folder(tree, None)
+        for folder in own:
+            os.rmdir(folder)
+
+    return work
+
+
+def contents(store: Store) -> str:
+    """For people: how many runs, and what room they take."""
+    size = 0
+    for folder, _, files in os.walk(store.root):
+        for name in files:
+            with contextlib.suppress(OSError):
+                size += os.lstat(os.path.join(folder, name)).st_size
+    runs = sum(1 for _ in store.answers())
+    return "%d run%s, %.1f MB" % (runs, "" if runs == 1 else "s", size / 1e6)

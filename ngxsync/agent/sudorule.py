@@ -1,0 +1,82 @@
+"""The one sudo rule of a login without root: it may start the gate as root, word for word that, and nothing else."""
+
+import os
+import re
+import shutil
+import subprocess
+from typing import Dict, List
+
+from .answers import Failure
+
+PATH = "/etc/sudoers.d/ngxsync"
+CHECK_S = 20.0
+HEAD = "# Put here by `ngxsync peer install`, taken away by `ngxsync peer remove`.\n"
+
+# what sudoers takes for itself in a name or a command
+_SPECIAL = re.compile(r"([\\,:=!@\"*?\[\]() #])")
+_RULE = re.compile(r"(?m)^Cmnd_Alias NGXSYNC_(\d+) = .*\n(?:.*NGXSYNC_\1\b.*\n)*")
+
+
+def rule(user: str, uid: int, argv: List[str]) -> str:
+    """Three lines: the command, what of ssh's environment it sees, who may start it.
+
+    Neither a terminal nor a second one in between is wanted: bytes go through as they are.
+    """
+    alias = "NGXSYNC_%d" % uid
+    return (
+        "Cmnd_Alias %s = %s\n" % (alias, " ".join(_SPECIAL.sub(r"\\\1", word) for word in argv))
+        + 'Defaults!%s env_keep += "SSH_ORIGINAL_COMMAND SSH_CONNECTION", !requiretty, !use_pty\n' % alias
+        + "%s ALL = (root) NOPASSWD: %s\n" % (_SPECIAL.sub(r"\\\1", user), alias)
+    )
+
+
+def rules_in(text: str) -> Dict[int, str]:
+    return {int(found.group(1)): found.group() for found in _RULE.finditer(text)}
+
+
+def read() -> str:
+    try:
+        with open(PATH) as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""
+
+
+def with_rule(text: str, user: str, uid: int, argv: List[str]) -> str:
+    rules = dict(rules_in(text))
+    rules[uid] = rule(user, uid, argv)
+    return HEAD + "".join(rules[number] for number in sorted(rules))
+
+
+def without_rule(text: str, uid: int) -> str:
+    """ "" where no rule is left."""
+    rules = rules_in(text)
+    rules.pop(uid, None)
+    return HEAD + "".join(rules[number] for number in sorted(rules)) if rules else ""
+
+
+def write(text: str) -> None:
+    """Puts the rules in place, once visudo takes them; "" removes the file. Raises Failure, OSError."""
+    if not text:
+        if os.path.lexists(PATH):
+            os.unlink(PATH)
+        return
+    visudo = shutil.which("visudo", path="/usr/sbin:/sbin:/usr/local/sbin:/usr/bin")
+    if visudo is None or not os.path.isdir(os.path.dirname(PATH)):
+        raise Failure("sudo", "there is no sudo here", next="install sudo, or let [peer] user be root")
+    temporary = os.path.join(os.path.dirname(PATH), ".ngxsync.new")  # sudo skips names with a dot
+    if os.path.lexists(temporary):
+        os.unlink(temporary)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440), "w") as stream:
+        os.fchmod(stream.fileno(), 0o440)
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    done = subprocess.run(
+        [visudo, "-c", "-f", temporary], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=CHECK_S
+    )
+    if done.returncode:
+        os.unlink(temporary)
+        said = done.stdout.decode("utf-8", "replace").strip()
+        raise Failure("sudo", "visudo does not take the rule: %s" % said, where=PATH, next="report this")
+    os.rename(temporary, PATH)

@@ -1,0 +1,107 @@
+"""A peer's door: what `peer install` and `peer remove` ask of the agent there, and how they prove what they did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ngxsync.agent.manifest import PROTOCOL
+from ngxsync.core.config import Config, PeerConfig
+from ngxsync.core.errors import AgentFailed, Held, Message, NgxsyncError, PeerUnreachable
+from ngxsync.flow.outcomes import message_of
+from ngxsync.flow.requests import nginx_settings
+
+POLICY = ("root", "conf", "binary", "reload", "rehearse", "probe")
+HELLO_S = 30.0
+THERE, WOULD, DONE = "there", "would", "done"
+HELD = ("locked", "open-run")
+
+
+class NotClosed(NgxsyncError):
+    """What was to be closed or gone is not."""
+
+    exit_status = 1
+    code = "open"
+
+
+@dataclass(frozen=True)
+class Step:
+    """`state` is THERE (nothing to do), WOULD or DONE."""
+
+    name: str
+    text: str
+    state: str
+
+
+def policy(config: Config, peer: PeerConfig) -> dict[str, Any]:
+    """What the gate lets this master's key work on; the peer adds where its rsync is."""
+    nginx = nginx_settings(config, peer)
+    return {"trees": list(config.sync.trees), "nginx": {name: nginx[name] for name in POLICY}}
+
+
+def install_request(
+    config: Config, peer: PeerConfig, *, key: str, master: str, agent: str, dry_run: bool
+) -> dict[str, Any]:
+    """`key` is the public one, "TYPE BASE64", `agent` the hash of ours, `master` this host's name."""
+    return {
+        "protocol": PROTOCOL,
+        "state_dir": peer.state_dir,
+        "user": peer.user,
+        "key": key,
+        "comment": f"ngxsync of {master}",
+        "agent": agent,
+        "policy": policy(config, peer),
+        "dry_run": dry_run,
+    }
+
+
+def uninstall_request(config: Config, peer: PeerConfig, *, key: str, purge: bool, dry_run: bool) -> dict[str, Any]:
+    return {
+        "protocol": PROTOCOL,
+        "state_dir": peer.state_dir,
+        "user": peer.user,
+        "key": key,
+        "trees": list(config.sync.trees),
+        "purge": purge,
+        "dry_run": dry_run,
+    }
+
+
+def steps_of(answer: Mapping[str, Any], peer: PeerConfig) -> list[Step]:
+    """Raises AgentFailed, or Held where a run stands in the way; both with the steps that were done as `steps`."""
+    steps = [Step(str(name), str(text), str(state)) for name, state, text in answer.get("steps", ())]
+    if answer["ok"]:
+        return steps
+    kind = Held if answer["code"] in HELD else AgentFailed
+    raise kind(message_of(answer, peer), code=str(answer["code"]))
+
+
+class ByKey(Protocol):
+    """The key of a peer, by both ssh stacks (edges/link)."""
+
+    def hello(self, request: dict[str, Any], *, timeout_s: float) -> tuple[dict[str, Any], dict[str, Any]]: ...
+
+    def says(self, command: str, *, timeout_s: float) -> str: ...
+
+
+def prove(peer: PeerConfig, key: ByKey, token: str) -> None:
+    """The key works by both stacks, and gives no shell. Raises NgxsyncError."""
+    for answer in key.hello({"protocol": PROTOCOL, "state_dir": peer.state_dir}, timeout_s=HELLO_S):
+        if not answer["ok"]:
+            raise AgentFailed(message_of(answer, peer), code=str(answer["code"]))
+    if token in key.says(f"echo {token}", timeout_s=HELLO_S):
+        what = f"the key {peer.identity} still gives a shell there"
+        hint = f"does sshd on {peer.name} read keys elsewhere too? see `sshd -T` there"
+        raise NotClosed(Message(what, f"{peer.user}@{peer.host}", "the key is not restricted", hint))
+
+
+def is_refused(peer: PeerConfig, key: ByKey) -> bool:
+    """Whether the key lets nobody in any more. Raises NgxsyncError where that cannot be told."""
+    try:
+        key.hello({"protocol": PROTOCOL, "state_dir": peer.state_dir}, timeout_s=HELLO_S)
+    except PeerUnreachable as error:
+        if error.code == "auth":
+            return True
+        raise
+    return False
