@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench packages-demo packages-test
+.PHONY: help demo test check bench storm packages-demo packages-test
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ check: packages-test .venv/ready-to-develop ## format, lint, types, the agent's 
 
 bench: packages-test .venv/ready-to-develop ## how fast, beside rsync from cron and other ways (writes docs/benchmarks.md)
 	@.venv/bin/python -m tests.bench $(ARGS)
+
+storm: packages-test .venv/ready-to-develop ## a random storm of edits and faults on a real pair (SEED=7 ROUNDS=200: the same again)
+	@.venv/bin/python -m tests.storm $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 packages-demo packages-test: packages-%:
 	@.ci/packages $*
