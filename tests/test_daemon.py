@@ -18,6 +18,7 @@ from ngxsync.daemon.preparing import make_batch
 from ngxsync.daemon.reports import is_news
 from ngxsync.edges.state import MasterState
 from tests.hosts import Host, wait_until
+from tests.observation import too_open
 from tests.pair import BASE_TREE, ROOT, Daemon, Pair, make_pair, manifest_of, write_tree
 
 QUIET = "check_every = no\nschedule = no"  # only events wake the daemon
@@ -335,6 +336,12 @@ def test_a_disk_that_cannot_be_written_ends_with_a_status_after_which_it_is_star
     pair.web1.run(["umount", "/var/lib/ngxsync"])
     assert ended.returncode == 4
     assert "Read-only file system" in ended.stderr
+
+
+def test_what_it_keeps_is_nobody_elses_however_it_was_started(pair: Pair) -> None:
+    with synced(pair):
+        assert too_open(pair.web1) == []
+        assert too_open(pair.web2) == []
 
 
 def test_a_second_daemon_does_not_start(pair: Pair) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ngxsync.cli.group import command
@@ -30,6 +31,7 @@ def run(config: Path) -> int:
     """
     from ngxsync.daemon.service import run_daemon
 
+    os.umask(0o077)  # as its unit has it: what the daemon keeps is nobody else's, however it was started
     try:
         return run_daemon(config)
     except StateError as error:
