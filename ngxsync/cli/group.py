@@ -23,7 +23,6 @@ COMMANDS = {
     "rollback": "ngxsync.cli.rollback",
     "pause": "ngxsync.cli.pause",
     "resume": "ngxsync.cli.pause",
-    "peer": "ngxsync.cli.peer",
     "run": "ngxsync.cli.run",
 }
 
@@ -44,8 +43,8 @@ STATUSES = {
 }
 
 
-class Ended(click.Command):
-    """What ends its help with an example and its exit statuses, word for word."""
+class Command(click.Command):
+    """A command whose help ends with an example and its exit statuses, word for word."""
 
     example = ""
     statuses: dict[int, str]
@@ -56,14 +55,6 @@ class Ended(click.Command):
                 formatter.write(f"{'':{formatter.current_indent}}{line}\n")
         with formatter.section("Exit statuses"):
             formatter.write_dl([(str(status), text) for status, text in sorted(self.statuses.items())])
-
-
-class Command(Ended):
-    """A command that does something."""
-
-
-class Commands(Ended, click.Group):
-    """A command that is made of others, each with a help of its own."""
 
 
 def command(

@@ -25,7 +25,7 @@ LATEST_S = 253_402_214_400.0  # the year 9999 in every time zone
 HEX = re.compile(r"[0-9a-f]{64}\Z")
 CODE = re.compile(r"[a-z][a-z-]{0,40}\Z")
 RUN = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}\Z")
-UNCHANGED = ("hello", "scan", "show", "facts", "status")  # verbs that change nothing there
+UNCHANGED = ("hello", "scan", "show", "facts", "status", "history")  # verbs that change nothing there
 
 
 def checked(verb: str, asked: Asked, answer: Any, peer: str, where: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def shape_of(verb: str, asked: Asked, answer: Any) -> Shape:
         return _finished(asked, answer)
     if verb == "show":
         return _shown_run(asked) if "run" in asked else _shown_files(asked)
-    table = {"hello": _hello, "scan": _scan, "stage": _stage, "recover": _recover, "facts": _facts}
+    table = {"hello": _hello, "scan": _scan, "stage": _stage, "recover": _recover, "facts": _facts, "history": _history}
     return table[verb](asked) if verb in table else {"ok": flag}
 
 
@@ -177,6 +177,19 @@ ACCEPTED = {
     "run": run_name,
     "at": moment,
     "proven": flag,
+    "kind": Maybe(one_of("sync", "rollback")),
+    "restores": Maybe(lambda value: value == "" or run_name(value)),
+    "taken_back": Maybe(mapping(path, [nullable(entry)])),
+}
+KEPT = {
+    "run": run_name,
+    "sequence": count,
+    "id": digest,
+    "at": moment,
+    "proven": flag,
+    "written_by": text,
+    "kind": text,
+    "restores": lambda value: value == "" or run_name(value),
 }
 TOLD = {
     "problems": Maybe([PROBLEM]),
@@ -232,7 +245,35 @@ def _stage(asked: Asked) -> Shape:
         tree: one_of(f"{tree}/{OWN_FOLDER}/{asked['run']}/stage", f"{asked['run']}/{numbers[tree]}/")
         for tree in asked["trees"]
     }
-    return {"stages": stages}
+    return {"stages": stages, **({"missing": [one_of(*asked["restore"])]} if "restore" in asked else {})}
+
+
+def _history(asked: Asked) -> Shape:
+    if "run" not in asked:
+        return {"accepted": nullable(ACCEPTED), "snapshots": [KEPT], "runs": [run_name]}
+    if asked.get("manifest"):
+        return {"id": digest, "manifest": mapping(path, entry), "projection": ACCEPTED["projection"]}
+    if "path" in asked:
+        file = nullable({"text": nullable(_is_base64), "size": count, "sha256": text, "secret": flag, "kept": flag})
+        return {"before": nullable(entry), "after": nullable(entry), "old": file, "new": file}
+    return {"changes": _is_replaced, "edits": _is_edited}
+
+
+def _is_replaced(value: Any) -> bool:
+    """[[path, before, after, whether the old content is kept], ...]"""
+    shapes = (path, nullable(entry), nullable(entry), flag)
+    return isinstance(value, list) and all(_is_row(row, shapes) for row in value)
+
+
+def _is_edited(value: Any) -> bool:
+    """[[path, entry, whether it is kept], ...]"""
+    return isinstance(value, list) and all(_is_row(row, (path, entry, flag)) for row in value)
+
+
+def _is_row(row: Any, shapes: tuple[Callable[[Any], bool], ...]) -> bool:
+    if not isinstance(row, list) or len(row) != len(shapes):
+        return False
+    return all(shape(value) for shape, value in zip(shapes, row, strict=True))
 
 
 def _finished(asked: Asked, answer: Asked) -> Shape:

@@ -23,6 +23,7 @@ FORCEABLE = (
     "drift",
     "conflict",
     "paused",
+    "rolled-back",
     "type-change",
     "missing-user",
     "emptied-root",

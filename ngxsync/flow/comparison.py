@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -55,11 +55,17 @@ def compare(
             raise_if_not_accepted(peer, record, accepted, base)
     common = base if standing == YOURS else None
     plan = make_plan(
-        snapshot.manifest, live, common, _covered(accepted if standing == YOURS else None), main_conf=config.nginx.conf
+        snapshot.manifest,
+        live,
+        common,
+        covered_by(accepted if standing == YOURS else None),
+        main_conf=config.nginx.conf,
     )
     if not plan and answer["id"] != snapshot.id:
         what = "it says that nothing differs, and by its own id something does"
-        raise AgentFailed(Message(what, f"{peer.user}@{peer.host}", f"{peer.name} unchanged", "sync again"), code="answer")
+        raise AgentFailed(
+            Message(what, f"{peer.user}@{peer.host}", f"{peer.name} unchanged", "sync again"), code="answer"
+        )
     facts = _facts_from(answer, peer.name, live, record)
     return Comparison(
         peer=facts,
@@ -73,6 +79,16 @@ def compare(
         journal=answer["journal"],
         now=float(answer["now"]),
     )
+
+
+def replanned(config: Config, compared: Comparison, snapshot: Snapshot) -> Comparison:
+    """The same peer as it was looked at, against another snapshot than the master's: a rollback's."""
+    accepted = compared.accepted if compared.standing == YOURS else None
+    facts = compared.peer
+    plan = make_plan(
+        snapshot.manifest, facts.manifest, compared.base, covered_by(accepted), main_conf=config.nginx.conf
+    )
+    return replace(compared, snapshot=snapshot, plan=without_kept(plan, [*facts.specials, *facts.kept_apart]))
 
 
 def _facts_from(answer: Mapping[str, Any], name: str, live: Manifest, record: PeerRecord) -> PeerFacts:
@@ -125,7 +141,7 @@ def standing_of(generation: str | None, accepted: Mapping[str, Any] | None) -> s
     return YOURS if accepted["generation"] == generation else GENERATION
 
 
-def _covered(accepted: Mapping[str, Any] | None) -> Any:
+def covered_by(accepted: Mapping[str, Any] | None) -> Callable[[str], bool]:
     """Whether the accepted record's own projection looked at a path: what it did not see has no base."""
     if accepted is None:
         return lambda _path: False

@@ -11,8 +11,10 @@ from ngxsync.core.excludes import narrow
 from ngxsync.core.guards import GuardSettings, Hold, apply_force, blockers_of, check_guards
 from ngxsync.core.model import Change, Plan
 from ngxsync.core.plan import kind_of, make_plan, needs_reload
+from ngxsync.core.rollback import rolled_back_hold, still_here
+from ngxsync.core.wording import listed
 from ngxsync.flow import outcomes
-from ngxsync.flow.comparison import FIRST_CONTACT, GENERATION, YOURS
+from ngxsync.flow.comparison import FIRST_CONTACT, GENERATION, YOURS, covered_by
 from ngxsync.flow.interfaces import Comparison, Named
 
 
@@ -35,10 +37,28 @@ def holds_of(
         others = [hold for hold in found if hold.code != FIRST_CONTACT]
         # `sync` by a person is the choice of direction, where the two hosts have nothing in common (DESIGN 5)
         found = others if by_person else [outcomes.first_contact_hold(peer, master), *others]
+    if compared.plan and not by_person:
+        found += _rolled_back(compared)
     left = apply_force(found, force)
     if not left and compared.plan and not past_holds(compared, force).plan:
         return tuple(hold for hold in found if hold.code in LEAVING)
     return left
+
+
+def _rolled_back(compared: Comparison) -> list[Hold]:
+    """From the peer's own record: a master without memory, or another one, knows it too."""
+    master, peer = compared.snapshot, compared.peer.name
+    covered = covered_by({"projection": master.projection.as_json()})
+    hold = rolled_back_hold(compared.accepted, master, covered, peer, now=compared.now)
+    return [hold] if hold else []
+
+
+def undone_rollback(compared: Comparison) -> tuple[str, ...]:
+    """What a person hears whose sync brings again what a rollback took back; nothing where it does not."""
+    covered = covered_by({"projection": compared.snapshot.projection.as_json()})
+    paths = still_here(compared.accepted, compared.snapshot.manifest, covered) if compared.plan else ()
+    run = (compared.accepted or {}).get("run")
+    return (f"this undoes the rollback of run {run}: {listed(paths)}",) if paths else ()
 
 
 LEAVING = ("type-change", "missing-user")  # what was forced past these stays undone, and is held again by the next run

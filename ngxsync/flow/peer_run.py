@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from ngxsync.core.plan import CONFLICT, DRIFT, paths_to_send, restart_needed
 from ngxsync.core.wording import listed
 from ngxsync.flow import outcomes, requests
 from ngxsync.flow.comparison import FIRST_CONTACT, compare, snapshot_for
-from ngxsync.flow.decisions import holds_of, is_done, past_holds, reload_needed
+from ngxsync.flow.decisions import holds_of, is_done, past_holds, reload_needed, undone_rollback
 from ngxsync.flow.interfaces import Comparison, Master, Options, Peer, Prepared
 
 SCAN_S = 120.0
@@ -152,7 +152,8 @@ class PeerRun:
             self._pass_gate()
             return self._remember_equal(compared)
         if self.options.dry_run:
-            return self.result(model.PENDING if compared.plan else model.IN_SYNC, compared)
+            outcome = model.PENDING if compared.plan else model.IN_SYNC
+            return self.result(outcome, compared, warnings=undone_rollback(compared))
         self._raise_if_given_up(compared)
         self.stage(compared)
         answer = self.transact(compared)
@@ -197,10 +198,14 @@ class PeerRun:
         }
         with self.timed("stage"):
             stages: dict[str, str] = self._call("stage", request, ASK_S)["stages"]
-            for tree in trees:
-                below = [name[len(tree) + 1 :] for name in names if name.startswith(tree + "/")]
-                if below:
-                    self.bytes_sent += self.peer.send(Path(tree), below, stages[tree], self._progress())
+            self.send(names, stages)
+
+    def send(self, names: Collection[str], stages: Mapping[str, str]) -> None:
+        """These files of this host, into the stages of their trees."""
+        for tree, stage in stages.items():
+            below = [name[len(tree) + 1 :] for name in names if name.startswith(tree + "/")]
+            if below:
+                self.bytes_sent += self.peer.send(Path(tree), below, stage, self._progress())
 
     def _progress(self) -> Callable[[int, int], None] | None:
         progress = self.options.progress
@@ -220,6 +225,7 @@ class PeerRun:
             force=self.options.force,
             test_s=test_s,
         )
+        request.update(self.marks(compared))
         self._note_open(run)
         timeout_s = requests.transact_timeout_s(self.config, self.peer.config, test_s)
         with self.timed("transact"):
@@ -236,6 +242,10 @@ class PeerRun:
             if answer["code"] == "died":
                 return self.ask_for(run, outcomes.died(answer, self.peer.config))
             return answer
+
+    def marks(self, _compared: Comparison) -> dict[str, Any]:
+        """What else the peer's accepted record shall say of this run: a rollback's."""
+        return {}
 
     def _note_open(self, run: str) -> None:
         """Durably, before the peer is asked: whatever dies, the next contact asks for this run's answer."""
@@ -309,6 +319,7 @@ class PeerRun:
         if edited:
             kept = f"{self.name}:{self.peer.config.state_dir}/peer"
             yield f"edited on {self.name}, now as here; what was there is kept in {kept}: {listed(edited)}"
+        yield from undone_rollback(compared)
         if self.left:
             yield f"left as it is on {self.name} (the next run is held for it again): {listed(self.left)}"
         named = self.prepared.named.files

@@ -138,7 +138,7 @@ class Pipeline:
         try:
             self._raise_if_paused(name, options)
             for attempt in range(ATTEMPTS):
-                work = PeerRun(self.config, self.master, peer, self.memory, prepared, options)
+                work = self.peer_run(peer, prepared, options)
                 timings = work.timings
                 try:
                     result = work.sync()
@@ -158,6 +158,9 @@ class Pipeline:
         result = replace(result, warnings=(*told, *result.warnings))
         self._remember(name, run, result, options)  # as recorded, however often it was planned anew
         return result
+
+    def peer_run(self, peer: Peer, prepared: Prepared, options: Options) -> PeerRun:
+        return PeerRun(self.config, self.master, peer, self.memory, prepared, options)
 
     def _raise_if_paused(self, name: str, options: Options) -> None:
         pause = self.memory.active_pause(name)

@@ -1,0 +1,133 @@
+"""`ngxsync rollback`: an earlier snapshot, or single files, from a peer's own store; by a person."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ngxsync.agent.manifest import tree_of
+from ngxsync.cli.group import command
+from ngxsync.cli.options import (
+    Duration,
+    config_option,
+    json_option,
+    open_assembly,
+    peer_option,
+    print_json,
+    raise_if_unknown_peers,
+    say,
+)
+from ngxsync.core.config import Config
+from ngxsync.core.guards import raise_if_unforceable
+from ngxsync.core.model import Plan, RunResult
+from ngxsync.core.render import json_run, render_plan, render_run
+from ngxsync.core.wording import safe_name
+from ngxsync.edges.configfile import read_config
+
+if TYPE_CHECKING:
+    from ngxsync.cli.foreground import Foreground
+    from ngxsync.flow.rollback import Confirm
+
+
+@command(
+    "rollback",
+    example="ngxsync rollback --dry-run\nngxsync rollback\nngxsync rollback 12\n"
+    "ngxsync rollback 12 --path /usr/local/nginx/conf/nginx.conf --peer web2",
+    statuses=(0, 1, 4, 5, 6, 7, 8, 9),
+    means={
+        0: "done: every peer went back, and its nginx runs it; with --dry-run: nothing stands in the way",
+        1: "went back, but not proven, since nginx does not run there",
+        2: "usage or configuration of ngxsync, no such run, or nothing to go back to",
+        4: "a peer is unreachable, or its store does not have the old content any more",
+        5: "the peer's nginx refused the old configuration; its live tree was not changed",
+        8: "held, or nobody said yes; the code in brackets says why",
+    },
+)
+@click.argument("run", required=False)
+@click.option(
+    "--path", "paths", multiple=True, metavar="PATH", help="Only what RUN replaced there. May be given again."
+)
+@peer_option("Only this peer.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", multiple=True, metavar="CODE", help="Go past a hold with this code. May be given again.")
+@click.option(
+    "--wait", "wait_s", type=Duration(zero=True), default=60.0, metavar="60s", help="How long to wait for another run."
+)
+@config_option
+@json_option
+def rollback(
+    run: str | None,
+    paths: tuple[str, ...],
+    peers: tuple[str, ...],
+    dry_run: bool,
+    yes: bool,
+    force: tuple[str, ...],
+    wait_s: float,
+    config: Path,
+    as_json: bool,
+) -> int:
+    """Take the peers back to the snapshot (the state of all files) accepted before the one that they have; called again one further.
+
+    With RUN (its id, or the number that it begins with) to the snapshot of that run. With --path only to what RUN replaced or
+    deleted there, edits made on the peer included. The old content comes from the peer's own store; it is tested there,
+    applied, reloaded and proven like a sync, or put back. This host's own files are not touched.
+
+    Afterwards automatic runs on that peer are held while this host still has what was taken back: mend it here, or
+    run `ngxsync sync` to send it again.
+    """
+    raise_if_unforceable(force)
+    if paths and not run:
+        raise click.UsageError("--path needs RUN: `ngxsync history` lists the runs")
+    configuration = read_config(config)
+    raise_if_unknown_peers(peers, configuration)
+    wanted = tuple(_absolute(path, configuration) for path in paths)
+    from ngxsync.cli.foreground import Foreground
+    from ngxsync.flow.brake import Brake
+    from ngxsync.flow.interfaces import Options
+    from ngxsync.flow.rollback import Goal, Rollback
+
+    brake = Brake()
+    foreground: Foreground[RunResult] = Foreground(brake)
+    with ExitStack() as opened:
+        assembly = opened.enter_context(open_assembly(configuration))
+        options = Options(
+            "rollback", by_person=True, force=force, dry_run=dry_run, wait_s=wait_s, peers=peers, brake=brake
+        )
+        goal = Goal(run or "", wanted, None if yes or dry_run else _confirm(foreground))
+        work = Rollback(assembly.pipeline, goal)
+        result = foreground.run(lambda: work.run(options))
+    if as_json:
+        print_json(json_run("rollback", result))
+    else:
+        plans = [render_plan(Plan(peer.changes), peer.name) for peer in result.peers if dry_run and peer.changes]
+        lines = [*plans, render_run(result), *(["nothing was changed: a dry run"] if dry_run else [])]
+        print("\n".join(lines), file=sys.stderr if result.exit else sys.stdout)
+    return result.exit
+
+
+def _absolute(path: str, config: Config) -> str:
+    """The absolute path that a person names from the current directory. Raises click's usage error outside the trees."""
+    absolute = os.path.abspath(path)
+    if tree_of(absolute, list(config.sync.trees)) is None:
+        told = f"{safe_name(absolute)} lies in no tree, allowed are paths in {' or '.join(config.sync.trees)}"
+        raise click.BadParameter(told, param_hint="'--path'")
+    return absolute
+
+
+def _confirm(foreground: Foreground[RunResult]) -> Confirm:
+    """Shows what would change; asks where there is a person to answer, else the answer is no."""
+
+    def ask(peer: str, what: str, plan: Plan) -> bool:
+        say(f"{peer} back to {what}\n{render_plan(plan, peer)}")
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
+        print(f"Do this on {peer}, keeping there what is replaced? [y/N]: ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    return lambda peer, what, plan: foreground.ask(lambda: ask(peer, what, plan))
