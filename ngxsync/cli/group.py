@@ -23,6 +23,7 @@ COMMANDS = {
     "rollback": "ngxsync.cli.rollback",
     "pause": "ngxsync.cli.pause",
     "resume": "ngxsync.cli.pause",
+    "peer": "ngxsync.cli.peer",
     "run": "ngxsync.cli.run",
 }
 
@@ -55,6 +56,10 @@ class Command(click.Command):
                 formatter.write(f"{'':{formatter.current_indent}}{line}\n")
         with formatter.section("Exit statuses"):
             formatter.write_dl([(str(status), text) for status, text in sorted(self.statuses.items())])
+
+
+class Commands(Command, click.Group):
+    """A command that is made of others, each with a help of its own."""
 
 
 def command(
