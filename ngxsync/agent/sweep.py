@@ -52,9 +52,10 @@ def kept_runs(runs: List[Run], keep: Keep, now: float, needed: Set[str]) -> Set[
     latest = [run for run in holding if run.is_accepted][-keep.runs :]
     young = [run for run in holding if now - run.at < keep.for_s]
     protected = latest + young + [run for run in holding if run.name in needed]
-    first = min((run.sequence for run in protected), default=0)
+    first = min((run.sequence for run in protected), default=None)
+    since = {run.name for run in holding if first is not None and run.sequence >= first}
     others = sorted((run for run in runs if not run.holds), key=lambda run: run.sequence)[-ANSWERS:]
-    return {run.name for run in holding if run.sequence >= first} | {run.name for run in others} | needed
+    return since | {run.name for run in others} | needed
 
 
 class Records:
@@ -163,8 +164,13 @@ def _marked(records: Records, kept: Set[str], warnings: List[str]) -> Optional[S
     for run in sorted(kept):
         for path in records.parts.get(run, []):
             try:
-                marked.update(_blobs_in(json.loads(_content(path))))
-            except ValueError:
+                record = json.loads(_content(path))
+                if path.endswith(".changes.json"):
+                    record = [
+                        row[:2] + row[3:] for row in record
+                    ]  # not what it put there, which is live or replaced since
+                marked.update(_blobs_in(record))
+            except (ValueError, TypeError):
                 is_known = False
                 warnings.append("%s is damaged: no old content is swept until you remove it" % path)
     return marked if is_known else None

@@ -1,0 +1,387 @@
+"""What the peer keeps of old contents, for how long, and how much: keep_runs, keep_for and keep_size."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ngxsync.agent.sweep import ANSWERS, Keep, Run, kept_runs
+from tests.agent import STATE, Agent, agent_argv
+from tests.hosts import Host
+from tests.pair import ROOT, Pair, manifest_of
+from tests.test_apply import blobs, unchanged
+
+DAY_S = 86400.0
+PAGE = "html/index.html"
+ALL = {"runs": 1000, "for_s": 14 * DAY_S, "size": 1 << 30}
+FEW = {"runs": 2, "for_s": DAY_S, "size": 1 << 30}
+
+# which runs: values in, names out
+
+NOW = 1_800_000_000.0
+run_lists = st.lists(st.tuples(st.floats(-30, 30), st.booleans(), st.booleans()), max_size=12).map(
+    lambda rows: [
+        Run(f"r{number}", number, NOW - days * DAY_S, is_accepted, is_accepted or has_edits)
+        for number, (days, is_accepted, has_edits) in enumerate(rows, 1)
+    ]
+)
+keeps = st.builds(Keep, st.integers(1, 6), st.floats(0.5, 20).map(lambda days: days * DAY_S), st.just(1 << 30))
+
+
+@given(st.randoms(use_true_random=False), run_lists, keeps, st.integers(0, 12))
+def test_the_kept_runs_are_the_latest_the_young_and_all_since(
+    random: Any, runs: list[Run], keep: Keep, at: int
+) -> None:
+    needed = {run.name for run in runs[at : at + 1]}
+    latest = [run.name for run in runs if run.is_accepted][-keep.runs :]
+    young = [run.name for run in runs if run.holds and NOW - run.at < keep.for_s]
+    shuffled = list(runs)
+    random.shuffle(shuffled)
+
+    kept = kept_runs(shuffled, keep, NOW, needed)
+
+    assert kept >= {*latest, *young, *needed}
+    holding = [run.name for run in runs if run.holds]
+    suffix = [name for name in holding if name in kept]
+    assert suffix == holding[len(holding) - len(suffix) :]
+    if suffix:
+        assert suffix[0] in {*latest, *young, *needed}
+
+
+@given(st.integers(0, 300))
+def test_answers_that_hold_nothing_are_bounded_by_their_number(count: int) -> None:
+    runs = [Run(f"r{number}", number, NOW, False, False) for number in range(count)]
+    assert kept_runs(runs, Keep(1, 1.0, 1), NOW, set()) == {run.name for run in runs[-ANSWERS:]}
+
+
+# on a host
+
+
+@pytest.fixture
+def agent(pair: Pair) -> Agent:
+    """The agent of web2, which has accepted its base tree."""
+    agent = Agent(pair.web2)
+    assert agent.transact(agent.plan({}))["outcome"] == "in-sync"
+    return agent
+
+
+def change(agent: Agent, wanted: Any, keep: dict[str, Any] | None = ALL) -> dict[str, Any]:
+    """The answer of a run that makes this true: a text is the page's."""
+    wanted = {PAGE: wanted} if isinstance(wanted, str) else wanted
+    request = {**agent.plan(wanted), "reload": False}
+    return agent.transact(request if keep is None else {**request, "keep": keep})
+
+
+def changed(agent: Agent, wanted: Any, keep: dict[str, Any] | None = ALL) -> str:
+    """The run that did it, without a word."""
+    answer = change(agent, wanted, keep)
+    assert (answer["outcome"], answer["warnings"]) == ("applied", []), answer
+    return str(answer["run"])
+
+
+def peer(host: Host, *parts: str) -> Path:
+    return host.path("/".join((f"{STATE}/peer", *parts)))
+
+
+def make_old(host: Host, *runs: str, days: float = 2.0) -> None:
+    """As if they had ended so long ago; all of them where none is named."""
+    for run in runs or recorded(host):
+        then = time.time() - days * DAY_S
+        os.utime(peer(host, "runs", f"{run}.json"), (then, then))
+
+
+def recorded(host: Host) -> list[str]:
+    """The runs whose answer is there."""
+    return sorted(name[: -len(".json")] for name in os.listdir(peer(host, "runs")) if name.count(".") == 1)
+
+
+def restorable(agent: Agent) -> list[str]:
+    """The runs whose snapshot the history lists; all that each of them needs is there."""
+    host, found = agent.host, []
+    kept = {blob.name for blob in peer(host, "blobs").glob("*/*")}
+    live = {fields[5] for fields in manifest_of(host).values()}
+    for snapshot in agent.call("history")["snapshots"]:
+        manifest = agent.call("history", run=snapshot["run"], manifest=True)
+        assert manifest["ok"], manifest
+        needed = {entry[6] for entry in manifest["manifest"].values() if entry[0] == "file"}
+        assert needed <= kept | live, snapshot
+        found.append(snapshot["run"])
+    for run in recorded(host):
+        told = agent.call("history", run=run)
+        assert all(row[-1] for row in told["changes"] + told["edits"] if row[1] is not None), told
+    return found
+
+
+def test_nothing_is_swept_of_the_latest_runs_however_old(agent: Agent) -> None:
+    runs = [changed(agent, f"page {number}\n") for number in range(4)]
+    make_old(agent.host, days=1000)
+    runs.append(changed(agent, "page 4\n", {**FEW, "runs": 6}))
+    assert restorable(agent)[-5:] == runs
+    assert {f"page {number}\n".encode() for number in range(4)} <= blobs(agent.host)
+
+
+def test_nothing_is_swept_of_the_young_runs_however_many(agent: Agent) -> None:
+    runs = [changed(agent, f"page {number}\n", FEW) for number in range(6)]
+    assert restorable(agent)[-6:] == runs
+    assert {f"page {number}\n".encode() for number in range(5)} <= blobs(agent.host)
+
+
+def test_what_is_neither_young_nor_among_the_latest_is_swept(agent: Agent) -> None:
+    for number in range(4):
+        changed(agent, f"page {number}\n")
+    make_old(agent.host)
+    last = changed(agent, "page 4\n", FEW)
+    assert len(restorable(agent)) == 2
+    assert restorable(agent)[-1] == last
+    assert blobs(agent.host) == {b"page 2\n", b"page 3\n"}
+    assert len(recorded(agent.host)) == len(list(peer(agent.host, "manifests").iterdir())) == 2
+
+
+def test_a_request_that_does_not_say_what_to_keep_sweeps_nothing(agent: Agent) -> None:
+    for number in range(3):
+        changed(agent, f"page {number}\n")
+    make_old(agent.host)
+    changed(agent, "page 3\n", None)
+    assert len(restorable(agent)) == 5
+
+
+@pytest.mark.parametrize(
+    "keep", [{"runs": 0, "for_s": 1, "size": 1}, {"runs": 1}, [], {**FEW, "size": "much"}], ids=str
+)
+def test_what_no_master_would_ask_to_keep_is_refused(agent: Agent, keep: Any) -> None:
+    request = agent.plan({PAGE: "new\n"})
+    before = manifest_of(agent.host)
+    answer = agent.call("transact", **{**request, "keep": keep})
+    assert (answer["ok"], answer["code"]) == (False, "agent"), answer
+    assert manifest_of(agent.host) == before
+
+
+def test_a_content_that_a_kept_run_names_too_stays(agent: Agent) -> None:
+    for text in ("shared\n", "one\n", "shared\n", "two\n", "three\n"):
+        changed(agent, text)
+    make_old(agent.host)
+    changed(agent, "four\n", {**FEW, "runs": 3})
+    assert blobs(agent.host) == {b"shared\n", b"two\n", b"three\n"}
+    assert len(restorable(agent)) == 3
+
+
+def test_between_young_runs_an_old_one_stays_since_the_way_back_goes_through_it(agent: Agent) -> None:
+    runs = [changed(agent, f"page {number}\n") for number in range(4)]
+    make_old(agent.host)
+    now = time.time()
+    os.utime(peer(agent.host, "runs", f"{runs[1]}.json"), (now, now))
+    last = changed(agent, "page 4\n", {**FEW, "runs": 1})
+    assert restorable(agent) == [*runs[1:], last]
+
+
+def test_a_clock_that_was_ahead_makes_a_run_young_and_never_old(agent: Agent) -> None:
+    runs = [changed(agent, f"page {number}\n") for number in range(3)]
+    make_old(agent.host)
+    make_old(agent.host, runs[2], days=-400)
+    last = changed(agent, "page 3\n", {**FEW, "runs": 1})
+    assert restorable(agent) == [runs[2], last]
+
+
+def test_latest_is_by_number_where_the_clock_went_back(agent: Agent) -> None:
+    runs = [changed(agent, f"page {number}\n") for number in range(4)]
+    make_old(agent.host, days=99)
+    for age, run in enumerate(runs):
+        make_old(agent.host, run, days=100 + age)  # the later, the older
+    last = changed(agent, "page 4\n", FEW)
+    assert restorable(agent) == [runs[3], last]
+
+
+def test_answers_of_runs_that_changed_nothing_are_bounded_too(agent: Agent) -> None:
+    answer = change(agent, {"conf/vhosts/bad.conf": "nonsense;\n"})
+    assert answer["outcome"] == "refused", answer
+    for number in range(ANSWERS + 30):
+        text = json.dumps({**answer, "run": f"r{number}", "sequence": 100 + number})
+        peer(agent.host, "runs", f"r{number}.json").write_text(text)
+    peer(agent.host, "sequence.json").write_text("1000")
+    last = changed(agent, "new\n")
+    left = recorded(agent.host)
+    assert len([run for run in left if run.startswith("r")]) == ANSWERS
+    assert "r29" not in left
+    assert {"r30", f"r{ANSWERS + 29}", last} <= set(left)
+
+
+def test_a_damaged_record_of_changes_stops_the_sweep_of_contents_and_is_named(agent: Agent) -> None:
+    runs = [changed(agent, f"page {number}\n") for number in range(4)]
+    make_old(agent.host)
+    record = peer(agent.host, "runs", f"{runs[3]}.changes.json")
+    record.write_bytes(record.read_bytes()[:-20])
+    before = blobs(agent.host)
+    answer = change(agent, "page 4\n", FEW)
+    assert answer["outcome"] == "applied"
+    inside = f"{STATE}/peer/runs/{runs[3]}.changes.json"
+    assert answer["warnings"] == [f"{inside} is damaged: no old content is swept until you remove it"]
+    assert before <= blobs(agent.host)
+    record.unlink()
+    changed(agent, "page 5\n", FEW)
+    make_old(agent.host)
+    changed(agent, "page 6\n", FEW)
+    assert blobs(agent.host) == {b"page 4\n", b"page 5\n"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", None])
+def test_a_run_whose_answer_is_lost_keeps_what_it_replaced(agent: Agent, text: str | None) -> None:
+    runs = [changed(agent, f"page {number}\n") for number in range(4)]
+    make_old(agent.host)
+    lost = peer(agent.host, "runs", f"{runs[1]}.json")
+    lost.unlink() if text is None else lost.write_text(text)
+    answer = change(agent, "page 4\n", FEW)
+    assert answer["outcome"] == "applied"
+    assert f"{STATE}/peer/runs/{runs[1]}.json is damaged or lost" in answer["warnings"][0]
+    assert blobs(agent.host) == {b"page 0\n", b"page 2\n", b"page 3\n"}
+
+
+def test_temporary_files_of_dead_processes_go_and_no_others(agent: Agent) -> None:
+    host = agent.host
+    dead, alive = int(host.run(["sh", "-c", "echo $$"]).stdout), host.nginx_main()
+    names = ["blobs/new.{}", "runs/x.json.{}.tmp", "manifests/x.json.{}.tmp", "accepted.json.{}.tmp", "journal.{}.tmp"]
+    for name in names:
+        for pid in (dead, alive):
+            peer(host, name.format(pid)).write_text("half a file")
+    changed(agent, "new\n", None)
+    files = [path for path in peer(host).rglob("*") if path.is_file() and path.read_bytes() == b"half a file"]
+    assert {str(path.relative_to(peer(host))) for path in files} == {name.format(alive) for name in names}
+
+
+# a crash, and disks
+
+
+KILLED_AT = [("unlink", number) for number in range(1, 30)] + [("fsync", number) for number in range(1, 12)]
+
+
+def sweep_killed_at(agent: Agent, call: str, number: int) -> bool:
+    """A recovery that sweeps all but two runs is killed at this call; True where it came so far."""
+    argv = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e"]
+    argv += [f"inject={call}:signal=KILL:when={number}", "--", *agent_argv("recover")]
+    done = agent.host.run(argv, input=json.dumps(agent.request(keep=FEW)), check=False)
+    return '"ok": true' not in done.stdout
+
+
+@pytest.mark.timeout(600)
+def test_sigkill_at_each_step_of_a_sweep_leaves_all_that_is_listed_restorable(agent: Agent) -> None:
+    for number in range(4):
+        changed(agent, f"page {number}\n")
+    two = [changed(agent, f"page {number}\n") for number in (4, 5)]
+    make_old(agent.host)
+    whole, saved = peer(agent.host), agent.host.path("/srv/saved")
+    agent.host.run(["cp", "-a", f"{STATE}/peer", "/srv/saved"])
+    reached = []
+    for point in KILLED_AT:
+        agent.host.run(["sh", "-c", f"rm -rf {STATE}/peer && cp -a /srv/saved {STATE}/peer"])
+        if sweep_killed_at(agent, *point):
+            reached.append(point)
+        assert restorable(agent)[-2:] == two, point
+        assert {b"page 3\n", b"page 4\n"} <= blobs(agent.host), point
+        assert agent.call("recover", keep=FEW) == {"ok": True, "recovered": None}, point
+        assert restorable(agent) == recorded(agent.host) == two, point
+        assert blobs(agent.host) == {b"page 3\n", b"page 4\n"}, point
+    assert whole.exists()
+    assert saved.exists()
+    assert len(reached) > 15, reached
+    assert {"unlink", "fsync"} == {call for call, _ in reached}
+
+
+def test_a_recovery_keeps_the_edits_that_it_finds_and_what_is_kept(agent: Agent) -> None:
+    for number in range(3):
+        changed(agent, f"page {number}\n")
+    make_old(agent.host)
+    request = {**agent.plan({PAGE: "page 3\n", "html/more.html": "more\n"}), "keep": FEW}
+    argv = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=kill", "-e", "inject=kill:signal=KILL:when=1", "--"]
+    agent.host.run([*argv, *agent_argv("transact")], input=json.dumps(request), check=False)
+    assert peer(agent.host, "journal").exists()
+    agent.host.path(f"{ROOT}/{PAGE}").write_text("an edit after the crash\n")
+    answer = agent.call("recover", keep=FEW)
+    assert (answer["recovered"], answer["result"]) == (request["run"], "undone"), answer
+    assert blobs(agent.host) == {b"page 0\n", b"page 1\n", b"an edit after the crash\n"}
+    assert len(restorable(agent)) == 2
+
+
+@contextmanager
+def read_only(host: Host, inside: str) -> Iterator[None]:
+    host.run(["mount", "--bind", inside, inside])
+    host.run(["mount", "-o", "remount,ro,bind", inside])
+    try:
+        yield
+    finally:
+        host.run(["umount", inside])
+
+
+@pytest.mark.parametrize("folder", ["blobs", "manifests"])
+def test_a_disk_that_stops_the_sweep_is_a_warning_and_never_a_failed_run(agent: Agent, folder: str) -> None:
+    for number in range(4):
+        changed(agent, f"page {number}\n")
+    make_old(agent.host)
+    with read_only(agent.host, f"{STATE}/peer/{folder}"):
+        answer = change(agent, {"html/created.html": "created\n"}, FEW) if folder == "blobs" else None
+        recovered = agent.call("recover", keep=FEW)
+    if answer is not None:
+        assert (answer["ok"], answer["outcome"]) == (True, "applied"), answer
+        assert "old contents could not be swept: [Errno 30] Read-only file system" in "".join(answer["warnings"])
+    assert recovered["ok"], recovered
+    assert "old contents could not be swept: [Errno 30] Read-only file system" in "".join(recovered["warnings"])
+    changed(agent, "page 4\n", FEW)
+    assert len(restorable(agent)) == (3 if folder == "blobs" else 2)
+
+
+# how much
+
+
+def test_near_its_limit_a_run_warns_with_what_to_do(agent: Agent) -> None:
+    big = "x" * 100_000
+    changed(agent, big)
+    answer = change(agent, "small\n", {**ALL, "size": 150 << 10})
+    assert (answer["ok"], answer["outcome"]) == (True, "applied")
+    [warning] = answer["warnings"]
+    assert answer["store"] == warning
+    assert "of the 150K that keep_size allows in /var/lib/ngxsync/peer; at 100% runs are held: " in warning
+    assert "raise keep_size, or lower keep_runs (1000) or keep_for (14d), in [sync] of config.ini" in warning
+
+
+def test_what_would_not_fit_is_held_and_nothing_changes(agent: Agent) -> None:
+    changed(agent, "x" * 100_000)
+    full = {**ALL, "size": 100 << 10}
+    for force in ((), ("store",)):
+        request = {**agent.plan({PAGE: "new\n"}), "keep": full, "force": force}
+        with unchanged(agent.host):
+            answer = agent.transact(request)
+        assert (answer["ok"], answer["outcome"], answer["code"]) == (False, "held", "store"), answer
+        message = answer["message"]
+        assert "of the 100K that keep_size allows, and this run would add 1" in message["what"]
+        assert (message["where"], message["state"]) == (f"{STATE}/peer", "unchanged")
+        assert message["next"].startswith("raise keep_size, or lower keep_runs (1000) or keep_for (14d), in [sync]")
+    assert agent.call("recover", keep=full)["ok"]
+    changed(agent, "new\n", ALL)
+
+
+def test_before_it_holds_a_run_all_that_may_go_is_swept(agent: Agent) -> None:
+    for number in range(3):
+        changed(agent, str(number) * 50_000)
+    garbage = peer(agent.host, "blobs", "ab", "ab" + "0" * 62)
+    garbage.parent.mkdir(exist_ok=True)
+    garbage.write_bytes(b"x" * 500_000)
+    make_old(agent.host)
+    answer = change(agent, "after\n", {"runs": 1, "for_s": DAY_S, "size": 200 << 10})
+    assert (answer["ok"], answer["outcome"]) == (True, "applied"), answer
+    assert blobs(agent.host) == {b"2" * 50_000}
+
+
+def test_a_first_contact_that_would_not_fit_is_held_too(pair: Pair) -> None:
+    agent = Agent(pair.web2)
+    agent.host.path(f"{ROOT}/html/video").write_bytes(b"v" * 300_000)
+    with unchanged(agent.host):
+        answer = change(agent, {"html/video": None}, {**ALL, "size": 200 << 10})
+        assert (answer["outcome"], answer["code"]) == ("held", "store"), answer
+    assert agent.transact({**agent.plan({"html/video": None}), "keep": ALL})["outcome"] == "applied"
