@@ -9,6 +9,7 @@ there, applied, reloaded and proven to run, or put back.
 Set up:
   init      write config.ini from the crontab line that did this job before
   check     can this pair work? named checks on both hosts, with hints
+  peer      a restricted key for a peer: peer install, peer remove
   demo      see it all on this one machine, without touching its own nginx
 
 Look:
