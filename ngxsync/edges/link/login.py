@@ -48,15 +48,24 @@ class Login:
         outcome = self.run(f"env LC_ALL=C sh -c {shlex.quote('id -u; ' + PROBE)}", b"", timeout_s=30.0)
         lines = outcome.stdout.decode("utf-8", "replace").split("\n")[-3:-1]
         if outcome.status or len(lines) < 2 or not lines[0].isdigit() or not lines[1].startswith("/"):
-            name = self.settings.name
-            said = tail(outcome.stderr) or "it has no Python 3.6 or newer"
-            message = Message(f"{name}: {said}", self.settings.where, f"{name} unchanged", "install python3 there")
-            raise AgentFailed(message, code="python")
+            raise self._no_rights(outcome)
         uid = int(lines[0])
         prefix: str | None = ""
         if uid:
             prefix = None if self.run("sudo -n true", b"", timeout_s=30.0).status else "sudo -n "
         return Rights(lines[1], uid, prefix)
+
+    def _no_rights(self, outcome: Outcome) -> AgentFailed:
+        name, said = self.settings.name, tail(outcome.stderr) or tail(outcome.stdout, lines=1) or "it said nothing"
+        code, what, hint = "shell", f"the login runs no command: {said}", "log in as another user: --as USER"
+        if b"ngxsync: refused" in outcome.stderr:
+            what, hint = (
+                "this key is restricted: it installs nothing",
+                "your own access: --identity FILE, or without it",
+            )
+        elif outcome.status == 127:
+            code, what, hint = "python", f"{name} has no Python 3.6 or newer", "install python3 there"
+        return AgentFailed(Message(what, self.settings.where, f"{name} unchanged", hint), code=code)
 
     def call(
         self, rights: Rights, bundle: AgentBundle, verb: str, request: dict[str, Any], *, install: bool
