@@ -234,9 +234,19 @@ def test_a_damaged_run_is_shown_as_such(state: MasterState) -> None:
 def test_old_runs_are_forgotten_and_their_numbers_are_not(state: MasterState) -> None:
     for _ in range(5):
         state.record_run(state.new_run_id("aa"), {})
-    state.forget_runs(keep=2)
+    state.forget_runs(2, keep_runs=20, keep_for_s=60)
     assert [run["run"] for run in state.history()] == ["00000005-aa", "00000004-aa"]
     assert state.new_run_id("aa") == "00000006-aa"
+
+
+def test_runs_that_changed_something_are_kept_as_long_as_on_the_peers(state: MasterState, clock: Clock) -> None:
+    changed, quiet = {"peers": [{"outcome": "applied"}]}, {"peers": [{"outcome": "refused"}]}
+    for record in (changed, changed, changed, changed, quiet, quiet, quiet):
+        state.record_run(state.new_run_id("aa"), record)
+    for number, path in enumerate(sorted((state.root / "runs").iterdir())):
+        os.utime(path, (clock.time, clock.time - (90 if number in (0, 2, 3) else 30)))
+    state.forget_runs(2, keep_runs=1, keep_for_s=60)
+    assert [run["run"] for run in state.history()] == [f"0000000{number}-aa" for number in (7, 6, 4, 2)]
 
 
 def test_a_pause_survives_and_ends_by_itself(state: MasterState, clock: Clock) -> None:

@@ -70,11 +70,13 @@ def status(config: Path, exit_code: bool, as_json: bool) -> int:
 
 def make_report(config: Config, state: MasterState) -> StatusReport:
     """What this host remembers. Raises StateError where the disk does not let it read."""
-    peers = tuple(peer_status(state, state.load_peer(peer.name)) for peer in others(config))
+    records = [state.load_peer(peer.name) for peer in others(config)]
+    peers = tuple(peer_status(state, record) for record in records)
+    nearly_full = (f"{record.name}: {record.store}" for record in records if record.store)
     daemon = running_instance(config.state_dir)
     now = state.now()
     return StatusReport(
-        socket.gethostname(), now, peers, next_fires(config, now) if daemon else (), (daemon_note(daemon),)
+        socket.gethostname(), now, peers, next_fires(config, now) if daemon else (), (daemon_note(daemon), *nearly_full)
     )
 
 

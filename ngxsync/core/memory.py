@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ngxsync.core.errors import Message
-from ngxsync.core.model import UNKNOWN, Pause
+from ngxsync.core.model import APPLIED, BROKEN, NOT_PROVEN, UNDONE, UNKNOWN, Pause
 
 # what JSON may give for a field of this annotation
 TYPES: Mapping[str, tuple[type, ...]] = {
@@ -48,6 +48,7 @@ class PeerRecord:
 
     `generation` is the one that *this* master last wrote there, None where it never did: first contact (TRANSACTION,
     "Who may write"). `open_run` is the run whose transaction began and whose answer is not known yet: ask for it.
+    `store` is what its agent last said of a store that is nearly full, "" where there is room.
     `broken` is why an undo failed there (exit 7): while it is open, automatic runs leave that peer alone.
     `self_excludes` maps a tree to the patterns that its configuration excluded by itself; they only accumulate.
     `is_root` is whether the agent there runs as root, so that owners count; None where it has not said so yet.
@@ -67,6 +68,7 @@ class PeerRecord:
     open_run: str = ""
     is_root: bool | None = None
     broken: str = ""
+    store: str = ""
     word: str = UNKNOWN
     since: float | None = None
     message: Message | None = None
@@ -94,6 +96,7 @@ class PeerRecord:
             accepted=str(answer["id"]),
             accepted_at=float(answer["at"]),
             proven=bool(answer["proven"]),
+            store=str(answer.get("store", "")),
         )
 
     def with_refusal(self, snapshot: str, why: str, at: float) -> PeerRecord:
@@ -166,6 +169,12 @@ def sequence_of(name: str) -> int:
     """The sequence number in the name of a run's file, 0 where it is none of ours."""
     digits = name.partition("-")[0]
     return int(digits) if digits.isdecimal() and name.endswith(".json") else 0
+
+
+def has_changed_something(run: Mapping[str, Any]) -> bool:
+    """Of a recorded run: whether it put something on a peer, to stay or to be undone. A damaged one may have."""
+    words = (APPLIED, NOT_PROVEN, UNDONE, BROKEN)
+    return bool(run.get("damaged")) or any(peer.get("outcome") in words for peer in run.get("peers", ()))
 
 
 def holder_text(signed: Any) -> str:

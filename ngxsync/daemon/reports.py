@@ -47,6 +47,8 @@ def log_peer(result: RunResult, peer: PeerResult) -> None:
     details = {"trigger": result.trigger, "changes": len(peer.changes), "bytes_sent": peer.bytes_sent}
     fields |= {**details, "duration_s": result.duration_s, "timings": dict(peer.timings)}
     logger.log(_level(peer.exit), "%s", log_line(result, peer), extra={"fields": fields})
+    for text in peer.warnings:
+        logger.warning("%s", one_line(f"{peer.name}: {text}"), extra={"fields": {"run": result.run, "peer": peer.name}})
 
 
 def log_master(result: RunResult) -> None:

@@ -132,11 +132,18 @@ class MasterState:
         """The recorded runs, newest first; a damaged one is {"run": ..., "outcome": "unknown", "damaged": True}."""
         return [run for run in map(_read_run, self._run_files()[:limit]) if run is not None]
 
-    def forget_runs(self, keep: int) -> None:
-        """Removes all recorded runs but the newest `keep`, so that years of checks do not fill the disk."""
-        for path in self._run_files()[keep:]:
-            with _told(path, "remove"):
-                path.unlink(missing_ok=True)
+    def forget_runs(self, keep: int, *, keep_runs: int, keep_for_s: float) -> None:
+        """Removes recorded runs but the newest `keep` (or a tenth more), so that years of checks do not fill the disk.
+
+        Those that changed a peer stay as their contents do there: the newest `keep_runs`, and all younger than `keep_for_s`.
+        """
+        files = self._run_files()
+        if len(files) > keep + keep // 10:
+            changing = [path for path in files if memory.has_changed_something(_read_run(path) or {})]
+            for path in set(files[keep:]).difference(changing[:keep_runs]):
+                with _told(path, "remove"), suppress(FileNotFoundError):
+                    if path not in changing or self.now() - path.stat().st_mtime >= keep_for_s:
+                        path.unlink()
 
     def pause(self, peer: str, who: str, reason: str, for_s: float | None = None) -> Pause:
         """No automatic run for this peer (ALL: for any) until `for_s` seconds from now, or until resume."""

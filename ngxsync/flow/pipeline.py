@@ -24,7 +24,7 @@ from ngxsync.flow.interfaces import Comparison, Master, Named, Options, Peer, Pr
 from ngxsync.flow.peer_run import PeerRun
 
 ATTEMPTS = 3  # of scanning anew where master or peer changed while a run was at work
-RUNS_KEPT = 500
+RUNS_KEPT = 500  # whatever they did; and of those that changed something as many as the peers keep
 
 
 class Pipeline:
@@ -211,7 +211,8 @@ class Pipeline:
         if result.outcome != model.IN_SYNC or options.by_person:
             try:
                 self.memory.record_run(result.run, json_run(options.trigger, result))
-                self.memory.forget_runs(RUNS_KEPT)
+                keep = self.config.sync
+                self.memory.forget_runs(RUNS_KEPT, keep_runs=keep.keep_runs, keep_for_s=keep.keep_for_s)
             except NgxsyncError as error:
                 # the outcome stands, its record is missing
                 return replace(result, message=result.message or error.message)
