@@ -49,13 +49,15 @@ def kill_agents(host: Host) -> int:
 
 def kill_nginx_main(host: Host) -> None:
     """The main process dies; systemd then ends what is left of its unit."""
-    kill(host, [pid for pid in [host.nginx_main()] if pid is not None])
-    host.stop_nginx()
+    while pids := host.nginx_pids():  # until none is left: a main process may fork while it is looked for
+        main = host.nginx_main()
+        kill(host, [main] if main else pids)
 
 
 def reboot(host: Host, disk: Disk | None = None) -> None:
     """Everything is killed, /run is emptied, the boot id changes; then as the units do: recover, nginx, sshd."""
-    kill(host, list(host.commands()))
+    while host.commands():  # until none is left: some fork while they are looked for
+        kill(host, list(host.commands()))
     host.run(["sh", "-c", "rm -rf /run/* && mkdir -p /run/sshd /run/lock"])
     _change_boot_id(host)
     if disk is not None:
