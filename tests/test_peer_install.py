@@ -6,7 +6,6 @@ import json
 import stat
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -284,7 +283,7 @@ def test_the_restricted_key_cannot_be_used_to_install(door: Pair) -> None:
 @pytest.mark.parametrize("program", ["/usr/bin/rsync", "/usr/bin/python3"])
 def test_a_peer_without_what_it_needs(door: Pair, program: str) -> None:
     file = door.web2.path(program)
-    links = [path for path in file.parent.glob("python3*")] if "python" in program else [file]
+    links = list(file.parent.glob("python3*")) if "python" in program else [file]
     hidden = [(path, path.with_name(f"hidden-{path.name}")) for path in links]
     for path, aside in hidden:
         path.rename(aside)
