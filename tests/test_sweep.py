@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from ngxsync.agent.sweep import ANSWERS, Keep, Run, kept_runs
 from tests.agent import STATE, Agent, agent_argv
 from tests.hosts import Host
-from tests.pair import ROOT, Pair, manifest_of
+from tests.pair import ROOT, Pair, manifest_of, write_tree
+from tests.resident import Resident, are_equal, by_hand, kept_contents, raise_if_not_held
 from tests.test_apply import blobs, unchanged
 
 DAY_S = 86400.0
@@ -385,3 +386,114 @@ def test_a_first_contact_that_would_not_fit_is_held_too(pair: Pair) -> None:
         answer = change(agent, {"html/video": None}, {**ALL, "size": 200 << 10})
         assert (answer["outcome"], answer["code"]) == ("held", "store"), answer
     assert agent.transact({**agent.plan({"html/video": None}), "keep": ALL})["outcome"] == "applied"
+
+
+# on the pair: the options, and what a person sees
+
+
+def with_options(pair: Pair, **options: object) -> None:
+    pair.write_config(sync="".join(f"{name} = {value}\n" for name, value in options.items()))
+
+
+def save(pair: Pair, text: str) -> None:
+    write_tree(pair.web1, ROOT, {PAGE: text})
+
+
+def test_keep_runs_and_keep_for_decide_what_can_be_brought_back(synced: Resident) -> None:
+    pair = synced.pair
+    with_options(pair, keep_runs=2, keep_for="1h")
+    for number in range(4):
+        save(pair, f"page {number}\n")
+        assert synced.sync().exit == 0
+    assert {b"page 0\n", b"page 1\n", b"page 2\n"} <= kept_contents(pair.web2)
+    make_old(pair.web2, days=0.5)
+    save(pair, "page 4\n")
+    assert synced.sync().warnings == ""
+    assert kept_contents(pair.web2) == {b"page 2\n", b"page 3\n"}
+
+
+def test_a_store_that_is_nearly_full_is_told_and_a_full_one_holds(synced: Resident) -> None:
+    pair = synced.pair
+    save(pair, "x" * 400_000)
+    assert synced.sync().exit == 0
+    with_options(pair, keep_size="500K")
+    save(pair, "small\n")
+
+    run = by_hand(pair)
+
+    assert (run.exit, run.outcome) == (0, "applied"), run
+    [warning] = run.peer["warnings"]
+    assert warning.startswith("what is kept for history and rollback takes 4")
+    assert (
+        "of the 500K that keep_size allows in /var/lib/ngxsync/peer; at 100% runs are held: raise keep_size" in warning
+    )
+    status = pair.ngxsync("status")
+    assert f"note: web2: {warning}" in status.stdout
+    assert f"web2: {warning}" in json.loads(pair.ngxsync("status", "--json").stdout)["notes"]
+    assert f"warning: {warning}" in pair.ngxsync("history", run.data["run"]).stdout
+
+    write_tree(pair.web2, ROOT, {"html/edited.html": "e" * 100_000})
+    save(pair, "next\n")
+    before = manifest_of(pair.web2)
+    raise_if_not_held(
+        synced.sync(), "store", "of the 500K that keep_size allows, and this run would add 1", "raise keep_size"
+    )
+    told = pair.ngxsync("sync")
+    assert told.returncode == 8
+    assert "web2  held (store)" in told.stderr
+    assert (
+        "next: raise keep_size, or lower keep_runs (20) or keep_for (14d), in [sync] of config.ini; then" in told.stderr
+    )
+    forced = pair.ngxsync("sync", "--force", "store")
+    assert (forced.returncode, "store cannot be overridden" in forced.stderr + forced.stdout) == (2, True)
+    assert "web2: held" in pair.ngxsync("status").stdout
+    assert manifest_of(pair.web2) == before
+
+    with_options(pair, keep_size="1M")
+    assert synced.sync().exit == 0
+    assert are_equal(pair)
+    assert "nearly" not in pair.ngxsync("status").stdout
+    assert "keep_size" not in pair.ngxsync("status").stdout
+
+
+def test_a_rollback_that_would_not_fit_is_held_as_a_sync_is(synced: Resident) -> None:
+    pair = synced.pair
+    for text in ("small\n", "y" * 300_000):
+        save(pair, text)
+        assert synced.sync().exit == 0
+    with_options(pair, keep_size="200K")
+    before = manifest_of(pair.web2)
+    done = pair.ngxsync("rollback", "--yes")
+    assert (done.returncode, "held (store)" in done.stderr) == (8, True), done
+    assert "would add 3" in done.stderr
+    assert manifest_of(pair.web2) == before
+    with_options(pair)
+    assert pair.ngxsync("rollback", "--yes").returncode == 0
+    assert pair.web2.path(f"{ROOT}/{PAGE}").read_text() == "small\n"
+
+
+def test_the_daemon_tells_its_log_of_a_store_that_is_nearly_full(pair: Pair) -> None:
+    with_options(pair, keep_size="500K")
+    save(pair, "x" * 400_000)
+    assert pair.ngxsync("sync", "--yes").returncode == 0
+    with pair.daemon() as daemon:
+        save(pair, "small\n")
+        daemon.wait_for("what is kept for history and rollback takes 4")
+
+
+def test_what_history_lists_can_be_rolled_back_to_after_a_sweep(synced: Resident) -> None:
+    pair = synced.pair
+    with_options(pair, keep_runs=3, keep_for="1h")
+    for number in range(5):
+        save(pair, f"page {number}\n")
+        assert synced.sync().exit == 0
+    make_old(pair.web2, days=1)
+    save(pair, "page 5\n")
+    assert synced.sync().exit == 0
+    for number in (4, 3):
+        done = pair.ngxsync("rollback", "--yes")
+        assert done.returncode == 0, done
+        assert pair.web2.path(f"{ROOT}/{PAGE}").read_text() == f"page {number}\n"
+    done = pair.ngxsync("rollback", "--yes")
+    assert done.returncode == 2, done
+    assert pair.web2.path(f"{ROOT}/{PAGE}").read_text() == "page 3\n"

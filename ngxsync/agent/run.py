@@ -71,8 +71,12 @@ def _keep(answer: Answer, transaction: Transaction, store: Store) -> None:
 
 
 def _tidy(answer: Answer, transaction: Transaction, store: Store) -> None:
-    """What need not be kept any more goes; where the store is getting full, `store` and a warning say so."""
-    answer["warnings"] += sweep(store, transaction.keep, time.time())
+    """What need not be kept any more goes; where the store is getting full, `store` and a warning say so.
+
+    A rollback lets nothing go, however old: the next one may have to go further back.
+    """
+    is_rollback = transaction.request.get("kind") == "rollback"
+    answer["warnings"] += sweep(store, None if is_rollback else transaction.keep, time.time())
     try:
         warning = room_warning(store, transaction.keep, transaction.expected_bytes)
     except OSError as error:
