@@ -240,7 +240,7 @@ def test_an_undo_is_on_disk_before_its_journal_ends(killer: Killer) -> None:
     trace = ["strace", "-f", "-qq", "-y", "-o", log, "-e", "trace=renameat2,rename,fsync,syncfs,kill,unlink", "--"]
     killer.host.run([*trace, *agent_argv("recover")], input=json.dumps(killer.agent.request()))
     lines = re.findall(r"^\d+ +(.*)$", killer.host.path(log).read_text(), re.MULTILINE)
-    assert steps_of(lines) == ["exchange", "prepared", "folder", "answer", "ended", "folder"]
+    assert steps_of(lines) == ["exchange", "prepared", "signal", "folder", "answer", "ended", "folder"]
 
 
 # what recovery finds
@@ -349,6 +349,22 @@ def test_a_recovery_that_the_disk_stops_says_what_is_half_done(killer: Killer) -
         assert "`ngxsync-agent recover` here, or the next run, goes on" in answer["message"]["next"]
     lock.rmdir()
     assert killer.agent.call("recover")["result"] == "undone"
+    assert manifest_of(killer.host) == before
+
+
+def test_an_nginx_that_was_started_after_the_crash_does_not_go_on_with_what_it_read(killer: Killer) -> None:
+    """Before anything was signalled, too: whoever started it had it read the half applied tree."""
+    before = manifest_of(killer.host)
+    served = killer.host.get("/v")
+    calls = [call.split("(")[0] for call in killer.calls()]  # this is a run of its own
+    killer.learn(killer.agent.transact(killer.agent.plan(killer.other())))
+    crashed(killer, "renameat2", calls[: calls.index("kill")].count("renameat2"))
+    assert killer.agent.scan()["journal"]["phase"] == "open"
+    killer.host.stop_nginx()
+    killer.host.start_nginx()
+    assert killer.host.get("/v") != served
+    assert killer.agent.call("recover")["result"] == "undone"
+    assert killer.host.get("/v") == served
     assert manifest_of(killer.host) == before
 
 

@@ -9,11 +9,12 @@ from typing import Any, Callable, Dict, List, Optional
 from . import journal, unit
 from .answers import Failure
 from .directives import named_files, read_all
+from .failures import busy_failure
 from .manifest import Entry, is_clean, tree_of
 from .nginx import NGINX_ERRORS, find_nginx
 from .paths import Anchor
 from .scan import Names, entry_at
-from .store import Store
+from .store import Busy, Store
 
 Answer = Dict[str, Any]
 
@@ -99,6 +100,8 @@ def by_hand(verb: str, work: Callable[[Answer], Answer]) -> int:
     """`ngxsync-agent status` and `recover`, for the person who logs in on the backup."""
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     request = {"state_dir": os.path.dirname(os.path.dirname(folder))}
+    if verb == "recover":
+        _say_who_is_waited_for(Store(request["state_dir"]))
     try:
         answer = work(request)
     except Failure as failure:
@@ -106,6 +109,13 @@ def by_hand(verb: str, work: Callable[[Answer], Answer]) -> int:
     lines = _status_lines(answer) if verb == "status" and answer["ok"] else _recover_lines(answer)
     sys.stdout.write("\n".join(lines) + "\n")
     return 0 if answer["ok"] else 7 if answer["code"] == "broken" else 1
+
+
+def _say_who_is_waited_for(store: Store) -> None:
+    holder = store.holder("transaction")
+    if holder is not None:
+        sys.stdout.write("recover: %s: waiting for its end\n" % busy_failure(Busy(holder)).message["what"])
+        sys.stdout.flush()
 
 
 def _status_lines(answer: Answer) -> List[str]:

@@ -99,7 +99,8 @@ def _undo_after_crash(store: Store, exchange: Exchange, opened: Journal) -> Dict
         nginx = find_nginx(opened.header["nginx"])
     except (OSError, ValueError, subprocess.SubprocessError):
         return answer  # no nginx here: nothing runs what was applied
-    if nginx.running is not None and opened.phase != journal.OPEN:
+    if nginx.running is not None:
+        # in whatever phase: it may have been started, or told to reload, after the crash
         proof = reload_old(nginx, opened.header["nginx"])
         if proof.outcome != "proven":
             return broken(answer, "the old files are back, but nginx did not prove to run them: %s" % proof.reason)

@@ -1,0 +1,266 @@
+"""The backup loses its power in the middle of a run and is started again, its master being gone (TRANSACTION, recovery).
+
+web2 is a container with a real systemd, killed outright. ngxsync-recover.service, put there by the first sync, has to be
+done before nginx and keepalived begin, and what nginx then reads is exactly old or new.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ngxsync.agent import journal
+from tests.agent import STATE, Agent
+from tests.container import UNITS, Container, make_container_pair
+from tests.host import wait_until
+from tests.hosts import Host
+from tests.pair import ROOT, manifest_of
+from tests.resident import left_in_stages
+from tests.test_recovery import NEW, OLD, difference
+
+RECOVER = "ngxsync-recover.service"
+JOURNAL = f"{STATE}/peer/journal"
+STRACE_LOG = "/tmp/strace.log"
+AGENT = ("/usr/bin/python3", "-I", "-S", f"{STATE}/agent/current", "transact")
+
+# where the power goes: the system call that is the last one (an unlink is not done any more), the file that it is about,
+# the how manyth; then what the disk says: phase of the journal, whether the run is accepted, whether its answer is kept
+MOMENTS = {
+    "journal-written": ("fsync", f"{STATE}/peer", 1, ("open", False, False)),
+    "first-exchange": ("renameat2", "", 1, ("open", False, False)),
+    "between-exchanges": ("renameat2", "", 5, ("open", False, False)),
+    "applied": ("write", JOURNAL, 1, ("applied", False, False)),
+    "signalled": ("write", JOURNAL, 2, ("signalled", False, False)),
+    "nginx-reloads": ("kill", "", 1, ("signalled", False, False)),
+    "accepted": ("fsync", f"{STATE}/peer", 2, ("signalled", True, False)),
+    "answered": ("unlink", JOURNAL, 1, ("signalled", True, True)),
+}
+
+
+class Backup:
+    """web2 after its first sync, alternating between two states that differ in every kind of change."""
+
+    def __init__(self, host: Container) -> None:
+        self.host, self.agent = host, Agent(host)
+        self.states: dict[str, dict[str, Any]] = {}
+        self.agent.generation = self.agent.scan()["accepted"]["generation"]
+        for name, wanted in (("OLD", OLD), ("NEW", NEW)):
+            answer = self.agent.transact(self.agent.plan(wanted))
+            assert answer["outcome"] == "applied", answer
+            self.states[name] = manifest_of(host)
+
+    def name(self) -> str:
+        """Which of the two the tree is, "between" where it is neither."""
+        found = manifest_of(self.host)
+        return next((name for name, manifest in self.states.items() if manifest == found), "between")
+
+    def is_between(self) -> bool:
+        return self.name() == "between"
+
+    def plan(self) -> dict[str, Any]:
+        return self.agent.plan(OLD if self.name() == "NEW" else NEW)
+
+    def stop_at(self, moment: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+        """A run of the installed agent that has just done that call and does nothing more."""
+        call, path, number, found = MOMENTS[moment]
+        self.agent.generation = self.agent.scan()["accepted"]["generation"]
+        request = self.plan()
+        argv = strace_argv(call, path, number)
+        self.host.path(STRACE_LOG).unlink(missing_ok=True)
+        process = self.host.popen([*argv, *AGENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(request))
+        process.stdin.close()
+        self.wait_until_stopped()
+        assert self.on_disk(request["run"]) == found
+        return process, request
+
+    def let_go_on(self) -> None:
+        """What was stopped, without its tracer."""
+        for signal, word in (("-KILL", "strace"), ("-CONT", "transact")):
+            pids = [str(pid) for pid, line in self.host.commands().items() if word in line]
+            self.host.run(["kill", signal, *pids])
+
+    def on_disk(self, run: str) -> tuple[str, bool, bool]:
+        """(phase, accepted or not, answered or not)."""
+        opened = journal.describe(str(self.host.path(JOURNAL)))
+        assert opened is not None
+        assert opened["run"] == run
+        accepted = json.loads(self.host.path(f"{STATE}/peer/accepted.json").read_text())
+        return opened["phase"], accepted["run"] == run, self.host.path(f"{STATE}/peer/runs/{run}.json").exists()
+
+    def wait_until_stopped(self) -> None:
+        log = self.host.path(STRACE_LOG)
+        wait_until(lambda: log.exists() and "stopped by SIGSTOP" in log.read_text(), "the agent is stopped", 30.0)
+
+    def lose_power_at(self, moment: str) -> dict[str, Any]:
+        """The request of the run that was under way."""
+        process, request = self.stop_at(moment)
+        self.host.cut_power()
+        with process:
+            process.kill()
+        assert self.host.path(JOURNAL).exists()
+        return request
+
+    def raise_if_not(self, name: str) -> None:
+        """Exactly that state, served, accepted, and nothing left over."""
+        assert difference(self.states[name], manifest_of(self.host)) == {}
+        assert self.host.get("/v") == (200, name.lower())
+        assert not self.host.path(JOURNAL).exists()
+        assert left_in_stages(self.host) == []
+        scanned = self.agent.scan()
+        assert (scanned["id"], scanned["journal"]) == (scanned["accepted"]["id"], None)
+
+
+def strace_argv(call: str, path: str, number: int) -> list[str]:
+    only = ["-P", path] if path else []
+    undone = ":error=EIO" if call == "unlink" else ""
+    inject = f"inject={call}{undone}:signal=STOP:when={number}"
+    return ["/usr/bin/strace", "-f", "-qq", "-o", STRACE_LOG, *only, "-e", f"trace={call}", "-e", inject, "--"]
+
+
+def moments_us(host: Container, unit: str) -> tuple[int, int]:
+    """When systemd began to start the unit in this boot, and when its main process ended (0: it runs)."""
+    names = ("InactiveExitTimestampMonotonic", "ExecMainExitTimestampMonotonic")
+    began, ended = (int(host.property_of(unit, name)) for name in names)
+    return began, ended
+
+
+def raise_if_not_recovered_first(host: Container) -> None:
+    """Recovery ended before nginx, its test included, and keepalived began."""
+    _, recovered = moments_us(host, RECOVER)
+    assert recovered
+    for unit in ("nginx.service", "keepalived.service"):
+        assert host.property_of(unit, "ActiveState") == "active", host.log_of(unit)
+        assert moments_us(host, unit)[0] >= recovered, unit
+
+
+@contextmanager
+def drop_in(host: Container, text: str) -> Iterator[None]:
+    """As long as this lasts, changes the recovery's unit from the next boot on."""
+    file = host.path(f"{UNITS}/{RECOVER}.d/test.conf")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    try:
+        yield
+    finally:
+        host.path(f"{UNITS}/{RECOVER}.d/test.conf").unlink()
+
+
+@pytest.fixture(scope="module")
+def booted() -> Iterator[Backup]:
+    pair = make_container_pair(Host, Container)
+    try:
+        first = pair.ngxsync("sync")
+        assert first.returncode == 0, first.stdout + first.stderr
+        pair.web1.vanish_from(pair.web2)  # from here on the backup is alone
+        web2 = pair.web2
+        assert isinstance(web2, Container)
+        yield Backup(web2)
+    finally:
+        pair.close()
+
+
+@pytest.fixture
+def backup(booted: Backup) -> Backup:
+    """Up, and in one of its two states."""
+    if not booted.host.is_on():
+        booted.host.boot()
+    assert not booted.is_between()
+    return booted
+
+
+def test_the_first_sync_leaves_a_unit_that_the_next_boot_runs_first(backup: Backup) -> None:
+    name = backup.name()
+    backup.host.shut_down()
+    backup.host.boot()
+    raise_if_not_recovered_first(backup.host)
+    assert "recover: nothing was open" in backup.host.log_of(RECOVER)
+    backup.raise_if_not(name)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_power_lost_in_the_middle_is_mended_before_nginx_starts(backup: Backup, moment: str) -> None:
+    old = backup.name()
+    new = "OLD" if old == "NEW" else "NEW"
+    request = backup.lose_power_at(moment)
+    assert backup.is_between() == (moment == "first-exchange" or moment == "between-exchanges")
+
+    backup.host.boot()
+
+    raise_if_not_recovered_first(backup.host)
+    assert backup.host.property_of(RECOVER, "Result") == "success"
+    ending = "finished" if MOMENTS[moment][3][1] else "undone"
+    assert f"recover: run {request['run']}: {ending}" in backup.host.log_of(RECOVER)
+    backup.raise_if_not(old if ending == "undone" else new)
+    assert backup.agent.call("show", run=request["run"])["state"] == "done"
+
+
+def test_recover_by_hand_at_any_time_and_twice(backup: Backup) -> None:
+    """While a run is under way it waits, and says for whom; called again there is nothing to do."""
+    process, _ = backup.stop_at("between-exchanges")
+    asked = backup.host.popen(["ngxsync-agent", "recover"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    assert asked.stdout is not None
+    try:
+        assert re.match(r"recover: process \d+ is at work here since .*: waiting for its end", asked.stdout.readline())
+        assert backup.is_between()
+    finally:
+        backup.let_go_on()
+        with process:
+            process.wait(30)
+    out, _ = asked.communicate(timeout=30)
+    assert out == "recover: nothing was open\n"
+    for _ in range(2):
+        done = backup.host.run(["ngxsync-agent", "recover"])
+        assert done.stdout == "recover: nothing was open\n"
+    backup.raise_if_not(backup.name())
+
+
+def test_a_recovery_that_fails_keeps_nginx_from_nothing_and_is_seen(backup: Backup) -> None:
+    """A backup that serves the best it has is better than none: nginx starts, the unit has failed, status says what to do."""
+    old = backup.name()
+    backup.lose_power_at("applied")
+    vhosts = backup.host.path(f"{ROOT}/conf/vhosts")
+    subprocess.run(["chattr", "+i", vhosts], check=True)
+    try:
+        backup.host.boot()
+
+        assert backup.host.property_of(RECOVER, "Result") == "exit-code"
+        assert backup.host.property_of(RECOVER, "ExecMainStatus") == "7"
+        assert RECOVER in backup.host.systemctl("--failed", "--plain")
+        log = backup.host.log_of(RECOVER)
+        assert f"recover: could not put back: {ROOT}/conf/vhosts/" in log
+        assert "next: mend the cause, then run `ngxsync-agent recover` here" in log
+        for unit in ("nginx.service", "keepalived.service"):
+            assert backup.host.property_of(unit, "ActiveState") == "active"
+            assert moments_us(backup.host, unit)[0] >= moments_us(backup.host, RECOVER)[1]
+        assert backup.host.get("/")[0] == 200
+    finally:
+        subprocess.run(["chattr", "-i", backup.host.path(f"{ROOT}/conf/vhosts")], check=True)
+
+    assert "undone" in backup.host.run(["ngxsync-agent", "recover"]).stdout
+    backup.raise_if_not(old)
+
+
+def test_power_lost_again_during_the_recovery(backup: Backup) -> None:
+    old = backup.name()
+    backup.lose_power_at("between-exchanges")
+    recover = " ".join([*strace_argv("renameat2", "", 2), "/usr/local/sbin/ngxsync-agent", "recover"])
+    with drop_in(backup.host, f"[Service]\nExecStart=\nExecStart={recover}\n"):
+        backup.host.switch_on()
+        backup.wait_until_stopped()
+        for unit in ("nginx.service", "keepalived.service"):
+            assert backup.host.property_of(unit, "ActiveState") == "inactive", "it waits for the recovery"
+        backup.host.cut_power()
+        assert backup.is_between()
+
+    backup.host.boot()
+
+    raise_if_not_recovered_first(backup.host)
+    backup.raise_if_not(old)
