@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from ngxsync.core.errors import AgentFailed, ConfigError, PeerUnreachable
 from ngxsync.core.ssh import LinkSettings, parse_jump, render_ssh_config
 from ngxsync.edges.bundle import MAIN, Bundle
 from ngxsync.edges.link import Link
+from ngxsync.edges.link.folder import PrivateFolder
 from tests.sshd import Sshd, descendants, free_port, make_key
 
 AGENT = b"""
@@ -537,6 +539,34 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert set((tmp_path / "run").iterdir()) == before
     assert living.call("hello", {}, timeout_s=20)["ok"]
     living.ensure_master()
+
+
+def test_leftovers_in_the_folder_for_long_names_are_swept_where_they_are_our_own(tmp_path: Path) -> None:
+    runtime = tmp_path / ("long" * 30)
+    script = f"""
+import os, pathlib, signal
+from ngxsync.edges.link.folder import PrivateFolder
+print(PrivateFolder(pathlib.Path({str(runtime)!r})).path, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=False)
+    left = Path(done.stdout.strip())
+    assert (left.parent, left.name.startswith("ngxsync-link-")) == (Path("/tmp"), True)
+    foreign, loose = (Path(tempfile.mkdtemp(prefix="ngxsync-link-", dir="/tmp")) for _ in range(2))
+    link = left.with_name(f"{left.name}-link")
+    try:
+        os.chown(foreign, 65534, 65534)
+        loose.chmod(0o755)
+        link.symlink_to(tmp_path)
+        living = PrivateFolder(runtime)
+        PrivateFolder(runtime).remove()
+        assert [path.exists() for path in (left, foreign, loose, link, living.path)] == [False, True, True, True, True]
+        living.remove()
+        assert not living.path.exists()
+    finally:
+        link.unlink()
+        foreign.rmdir()
+        loose.rmdir()
 
 
 def test_odd_names_on_the_peer_are_read_as_utf_8_by_every_python(link: Link) -> None:

@@ -6,12 +6,14 @@ import fcntl
 import os
 import shutil
 import socket
+import stat
 import tempfile
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 PREFIX = "link-"
+FALLBACK, FALLBACK_PREFIX = Path("/tmp"), "ngxsync-link-"  # where the runtime folder's name is too long for a socket
 SOCKET = "mux"
 SWEPT_AT_MOST = 100
 
@@ -21,7 +23,8 @@ class PrivateFolder:
 
     def __init__(self, runtime_dir: Path) -> None:
         runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sweep(runtime_dir)
+        sweep(runtime_dir, PREFIX)
+        sweep(FALLBACK, FALLBACK_PREFIX)
         self.path, self._lock = _locked_folder(runtime_dir)
 
     def remove(self) -> None:
@@ -48,16 +51,16 @@ def _new_folder(runtime_dir: Path) -> Path:
     if len(str(folder / SOCKET)) + 17 < 108:
         return folder
     folder.rmdir()
-    return Path(tempfile.mkdtemp(prefix="ngxsync-", dir="/tmp"))
+    return Path(tempfile.mkdtemp(prefix=FALLBACK_PREFIX, dir=FALLBACK))
 
 
-def sweep(runtime_dir: Path) -> None:
+def sweep(parent: Path, prefix: str) -> None:
     """Removes what killed processes left, but not from under an ssh that still keeps its connection (an hour at most)."""
-    for folder in islice(runtime_dir.glob(f"{PREFIX}*"), SWEPT_AT_MOST):
+    for folder in islice(filter(is_own, parent.glob(f"{prefix}*")), SWEPT_AT_MOST):
         try:
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:
-            continue  # gone, or not ours
+            continue  # gone
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not is_listening(folder / SOCKET):
@@ -66,6 +69,15 @@ def sweep(runtime_dir: Path) -> None:
             pass  # its owner lives
         finally:
             os.close(lock)
+
+
+def is_own(folder: Path) -> bool:
+    """A directory that this user made and nobody else can look into: in /tmp anybody may make one of that name."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) == 0o700
 
 
 def is_listening(path: Path) -> bool:
