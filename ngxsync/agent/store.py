@@ -229,7 +229,8 @@ class Store:
             try:
                 yield
             finally:
-                os.ftruncate(fd, 0)
+                with contextlib.suppress(OSError):  # nor may a disk that turned read-only hide the answer
+                    os.ftruncate(fd, 0)
         finally:
             os.close(fd)
 

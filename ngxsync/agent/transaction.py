@@ -3,6 +3,7 @@
 Order on disk: prepared files and syncfs; journal; exchanges; syncfs and *applied*; *signalled*; proof; accepted; journal removed.
 """
 
+import contextlib
 import os
 import time
 from typing import Any, Callable, Dict, List, Optional
@@ -250,15 +251,18 @@ class Transaction:
             self.warnings.append("what was replaced is not wholly recorded yet (%s); the next run does it" % error)
 
     def _undo(self, exchange: Exchange, nginx: Nginx, proof: Optional[Proof]) -> Answer:
-        try:
-            with self.store.lock("mixed", exchange.run, IDLE_S):
-                return self._put_back(exchange, nginx, proof)
-        except Busy as busy:
-            self.is_settled = False
-            answer = self._answer(False, "undone", "undone")
-            return dict(
-                broken(answer, "could not put back: process %s holds the lock" % busy.holder.get("pid")), restored=False
-            )
+        with contextlib.ExitStack() as held:
+            try:
+                self.store.prepare()
+                held.enter_context(self.store.lock("mixed", exchange.run, IDLE_S))
+            except Busy as busy:
+                self.is_settled = False
+                answer = self._answer(False, "undone", "undone")
+                why = "could not put back: process %s holds the lock" % busy.holder.get("pid")
+                return dict(broken(answer, why), restored=False)
+            except OSError:
+                pass  # the state directory is lost: nobody can wait for this lock, and the old files must come back
+            return self._put_back(exchange, nginx, proof)
 
     def _put_back(self, exchange: Exchange, nginx: Nginx, proof: Optional[Proof]) -> Answer:
         """Outcome undone, or broken where it could not be put back, or nginx does not prove to run the old again."""
