@@ -405,7 +405,9 @@ def test_history_as_json(config: Path, state: MasterState) -> None:
     assert json.loads(ngxsync("history", "--json", "--config", str(config)).stdout)["runs"] == []
     record(state, "00000001-aa")
     answer = json.loads(ngxsync("history", "1", "--json", "--config", str(config)).stdout)
-    assert list(answer) == ["schema", "command", "run", "outcome", "code", "exit", "peers", "runs", "message"]
+    assert list(answer) == [
+        *("schema", "command", "run", "outcome", "code", "exit", "peers", "runs", "message", "replaced")
+    ]
     assert (answer["run"], answer["outcome"]) == ("00000001-aa", "applied")
     assert answer["runs"][0]["peers"][0]["changes"][0]["path"] == "/usr/local/nginx/conf/a\x1b[31m.conf"
 

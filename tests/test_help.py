@@ -17,7 +17,7 @@ from ngxsync.cli.overview import OVERVIEW
 from tests.hosts import PROJECT
 
 GOLDEN = Path(__file__).with_name("help")
-OURS = ("sync", "diff", "status", "validate", "history", "pause", "resume")
+OURS = ("sync", "rollback", "diff", "status", "validate", "history", "pause", "resume")
 
 
 def ngxsync(*arguments: str, columns: int = 80, **more: str) -> subprocess.CompletedProcess[str]:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ngxsync.agent.manifest import is_below, tree_of
+from ngxsync.agent.manifest import is_below
 from ngxsync.cli.difference import for_terminal, render_listing, text_of
 from ngxsync.cli.group import command
 from ngxsync.cli.options import (
     config_option,
     json_option,
+    limit_from,
     open_assembly,
     peer_option,
     print_json,
@@ -121,16 +122,6 @@ def report_on(assembly: Assembly, peer: PeerHost, limits: Sequence[str], show: S
         if show:
             say(render_message(error.message))
         return outcomes.failed(peer.config.name, error, {}, Plan())
-
-
-def limit_from(path: str, config: Config) -> str:
-    """The absolute path that a person names from the current directory. Raises click's usage error outside the trees."""
-    absolute = os.path.abspath(path)
-    trees = list(config.sync.trees)
-    if tree_of(absolute, trees) is None and not any(is_below(tree, absolute) for tree in trees):
-        told = f"{safe_name(absolute)} lies in no tree, allowed are paths in {' or '.join(trees)}"
-        raise click.BadParameter(told, param_hint="'PATHS'")
-    return absolute
 
 
 @dataclass(frozen=True)

@@ -1,45 +1,93 @@
-"""`ngxsync history`: what the runs did, newest first."""
+"""`ngxsync history`: what the runs did, newest first; what one of them replaced on the peers, and its old text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ngxsync.cli.group import command
-from ngxsync.cli.options import config_option, json_option, open_state, print_json
+from ngxsync.cli.options import (
+    config_option,
+    json_option,
+    limit_from,
+    open_state,
+    peer_option,
+    print_json,
+    raise_if_unknown_peers,
+)
 from ngxsync.core.errors import ConfigError, Message
-from ngxsync.core.model import IN_SYNC, UNKNOWN, Change, PeerResult, Plan, Problem, RunResult
+from ngxsync.core.model import APPLIED, IN_SYNC, NOT_PROVEN, UNKNOWN, Change, PeerResult, Plan, Problem, RunResult
 from ngxsync.core.render import SCHEMA, count_text, render_changes, render_run
 from ngxsync.core.wording import human_duration, one_line, render_time, short_id
 from ngxsync.edges.configfile import read_config
 from ngxsync.edges.state import MasterState
 
+ACCEPTED = (APPLIED, NOT_PROVEN)
 
-@command("history", example="ngxsync history --limit 5\nngxsync history 00000012-9f3ac21b", statuses=(0,))
+
+@command(
+    "history",
+    example="ngxsync history --limit 5\nngxsync history 12\nngxsync history 12 /usr/local/nginx/conf/nginx.conf",
+    statuses=(0, 4),
+    means={4: "the old content was asked for, and no peer that has it could be asked"},
+)
 @click.argument("run", required=False)
+@click.argument("path", required=False)
 @click.option(
     "--limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="NUMBER", help="How many runs."
 )
+@peer_option("Ask only this peer what the run replaced there.")
 @config_option
 @json_option
-def history(run: str | None, limit: int, config: Path, as_json: bool) -> int:
-    """What the runs did, newest first; with RUN (its id, or the number that it begins with) one of them whole.
+def history(run: str | None, path: str | None, limit: int, peers: tuple[str, ...], config: Path, as_json: bool) -> int:
+    """What the runs did, newest first; with RUN (its id, or the number that it begins with) one of them whole, and what it
+    replaced or deleted on the peers, edits made there included. With PATH too, the old content: what turns it into the new one.
 
-    A run that found everything equal and was not asked for by a person leaves no record.
+    A run that found everything equal and was not asked for by a person leaves no record. Secrets are shown by size and hash
+    alone. `ngxsync rollback RUN` brings a snapshot (the state of all files) back, with --path a single file.
     """
-    state = open_state(read_config(config))
-    records = [find_run(state, run)] if run else state.history(limit)
+    configuration = read_config(config)
+    raise_if_unknown_peers(peers, configuration)
+    state = open_state(configuration)
+    if run is None:
+        records = state.history(limit)
+        now_there = {peer.name: state.load_peer(peer.name).accepted for peer in configuration.peers}
+        lines = render_list(records, now_there, state.now())
+        print_json(json_history(None, records)) if as_json else print("\n".join(lines or ["no runs yet"]))
+        return 0
+    from ngxsync.cli import replaced
+
+    record = find_run(state, run)
+    limits = limit_from(path, configuration) if path else ""
+    found = replaced.ask_peers(configuration, record, limits, peers)
+    status = replaced.exit_of(found, limits)
     if as_json:
-        print_json(json_history(run, records))
-    elif run:
-        print("\n".join(render_record(records[0], state.now())))
-    else:
-        lines = [line for record in records for line in render_summary(record, state.now())]
-        print("\n".join(lines or ["no runs yet"]))
-    return 0
+        print_json({**json_history(run, [record]), "exit": status, "replaced": replaced.as_json(found)})
+        return status
+    if not path:
+        print("\n".join(render_record(record, state.now())))
+    replaced.show(found, limits)
+    return status
+
+
+def render_list(records: Sequence[Mapping[str, Any]], now_there: Mapping[str, str], now: float) -> list[str]:
+    """All runs; the newest that left a peer what it has now says so."""
+    lines, waiting = [], {name: snapshot for name, snapshot in now_there.items() if snapshot}
+    for record in records:
+        marked = [name for name, snapshot in waiting.items() if _left(record, name) == snapshot]
+        lines += render_summary(record, now, marked)
+        for name in marked:
+            del waiting[name]
+    return lines
+
+
+def _left(record: Mapping[str, Any], name: str) -> str:
+    """The snapshot that the run left on that peer, "" where it accepted none."""
+    peers = record.get("peers", ())
+    return next((str(p.get("accepted", "")) for p in peers if p["name"] == name and p["outcome"] in ACCEPTED), "")
 
 
 def find_run(state: MasterState, run: str) -> dict[str, Any]:
@@ -70,8 +118,8 @@ def json_history(run: str | None, records: Sequence[Mapping[str, Any]]) -> dict[
     }
 
 
-def render_summary(record: Mapping[str, Any], now: float) -> list[str]:
-    """A line for the run, and one for each peer."""
+def render_summary(record: Mapping[str, Any], now: float, marked: Collection[str] = ()) -> list[str]:
+    """A line for the run, and one for each peer; the peers in `marked` still have what it left there."""
     if record.get("damaged"):
         return [f"{one_line(str(record['run']))}  unknown: its record is damaged"]
     result = result_from(record)
@@ -84,7 +132,9 @@ def render_summary(record: Mapping[str, Any], now: float) -> list[str]:
     for peer in result.peers:
         code = f" ({one_line(peer.code)})" if peer.code and peer.code != peer.outcome else ""
         counts = f", {count_text(Plan(peer.changes).counts())}" if peer.changes else ""
-        lines.append(f"  {peer.name}  {peer.outcome}{code}{counts}")
+        left = f", snapshot {short_id(peer.accepted)}" if peer.accepted and peer.accepted != result.snapshot else ""
+        mark = f"  <- {peer.name} has this now" if peer.name in marked else ""
+        lines.append(f"  {peer.name}  {peer.outcome}{code}{counts}{left if peer.outcome in ACCEPTED else ''}{mark}")
     return lines
 
 

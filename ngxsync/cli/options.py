@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ngxsync.agent.manifest import is_below, tree_of
 from ngxsync.core.config import Config, raise_if_unknown
 from ngxsync.core.options import read_duration
+from ngxsync.core.wording import safe_name
 from ngxsync.edges.configfile import DEFAULT_FILE
 from ngxsync.edges.state import MasterState
 
@@ -65,6 +68,16 @@ def peer_option(text: str) -> Callable[[Function], Function]:
 def raise_if_unknown_peers(peers: Iterable[str], config: Config) -> None:
     """Raises ConfigError, with the nearest known name."""
     raise_if_unknown(peers, config)
+
+
+def limit_from(path: str, config: Config, hint: str = "'PATHS'") -> str:
+    """The absolute path that a person names from the current directory. Raises click's usage error outside the trees."""
+    absolute = os.path.abspath(path)
+    trees = list(config.sync.trees)
+    if tree_of(absolute, trees) is None and not any(is_below(tree, absolute) for tree in trees):
+        told = f"{safe_name(absolute)} lies in no tree, allowed are paths in {' or '.join(trees)}"
+        raise click.BadParameter(told, param_hint=hint)
+    return absolute
 
 
 def open_state(config: Config) -> MasterState:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,23 +9,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ngxsync.agent.manifest import tree_of
 from ngxsync.cli.group import command
 from ngxsync.cli.options import (
     Duration,
     config_option,
     json_option,
+    limit_from,
     open_assembly,
     peer_option,
     print_json,
     raise_if_unknown_peers,
     say,
 )
-from ngxsync.core.config import Config
 from ngxsync.core.guards import raise_if_unforceable
 from ngxsync.core.model import Plan, RunResult
 from ngxsync.core.render import json_run, render_plan, render_run
-from ngxsync.core.wording import safe_name
 from ngxsync.edges.configfile import read_config
 
 if TYPE_CHECKING:
@@ -86,7 +83,7 @@ def rollback(
         raise click.UsageError("--path needs RUN: `ngxsync history` lists the runs")
     configuration = read_config(config)
     raise_if_unknown_peers(peers, configuration)
-    wanted = tuple(_absolute(path, configuration) for path in paths)
+    wanted = tuple(limit_from(path, configuration, "'--path'") for path in paths)
     from ngxsync.cli.foreground import Foreground
     from ngxsync.flow.brake import Brake
     from ngxsync.flow.interfaces import Options
@@ -109,15 +106,6 @@ def rollback(
         lines = [*plans, render_run(result), *(["nothing was changed: a dry run"] if dry_run else [])]
         print("\n".join(lines), file=sys.stderr if result.exit else sys.stdout)
     return result.exit
-
-
-def _absolute(path: str, config: Config) -> str:
-    """The absolute path that a person names from the current directory. Raises click's usage error outside the trees."""
-    absolute = os.path.abspath(path)
-    if tree_of(absolute, list(config.sync.trees)) is None:
-        told = f"{safe_name(absolute)} lies in no tree, allowed are paths in {' or '.join(config.sync.trees)}"
-        raise click.BadParameter(told, param_hint="'--path'")
-    return absolute
 
 
 def _confirm(foreground: Foreground[RunResult]) -> Confirm:

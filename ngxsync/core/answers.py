@@ -152,6 +152,15 @@ def mapping(key: Callable[[Any], bool], shape: Shape) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, dict) and all(key(k) and not misfit(v, shape) for k, v in value.items())
 
 
+def row(*shapes: Shape) -> Callable[[Any], bool]:
+    def fits(value: Any) -> bool:
+        if not isinstance(value, list) or len(value) != len(shapes):
+            return False
+        return not any(misfit(part, shape) for part, shape in zip(value, shapes, strict=True))
+
+    return fits
+
+
 def below(trees: list[str]) -> Callable[[Any], bool]:
     """A path in one of the trees, and in no folder of ours."""
 
@@ -168,7 +177,7 @@ MESSAGE = {"what": text, "where": text, "state": text, "next": text}
 FAILURE = {"ok": equal(False), "code": code, "message": MESSAGE}
 PROBLEM = {"text": text, "file": text, "line": count, "level": one_of("error", "warning")}
 JOURNAL = {"run": text, "phase": text, "since": nullable(moment)}
-RULE = lambda value: isinstance(value, list) and len(value) == 2 and text(value[0]) and flag(value[1])  # noqa: E731
+RULE = row(text, flag)
 ACCEPTED = {
     "generation": text,
     "id": digest,
@@ -256,24 +265,8 @@ def _history(asked: Asked) -> Shape:
     if "path" in asked:
         file = nullable({"text": nullable(_is_base64), "size": count, "sha256": text, "secret": flag, "kept": flag})
         return {"before": nullable(entry), "after": nullable(entry), "old": file, "new": file}
-    return {"changes": _is_replaced, "edits": _is_edited}
-
-
-def _is_replaced(value: Any) -> bool:
-    """[[path, before, after, whether the old content is kept], ...]"""
-    shapes = (path, nullable(entry), nullable(entry), flag)
-    return isinstance(value, list) and all(_is_row(row, shapes) for row in value)
-
-
-def _is_edited(value: Any) -> bool:
-    """[[path, entry, whether it is kept], ...]"""
-    return isinstance(value, list) and all(_is_row(row, (path, entry, flag)) for row in value)
-
-
-def _is_row(row: Any, shapes: tuple[Callable[[Any], bool], ...]) -> bool:
-    if not isinstance(row, list) or len(row) != len(shapes):
-        return False
-    return all(shape(value) for shape, value in zip(shapes, row, strict=True))
+    changed = row(path, nullable(entry), nullable(entry), flag)  # the last: whether the old content is kept
+    return {"changes": [changed], "edits": [row(path, entry, flag)]}
 
 
 def _finished(asked: Asked, answer: Asked) -> Shape:

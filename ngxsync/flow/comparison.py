@@ -54,13 +54,8 @@ def compare(
         if copy is not None or accepted["projection"] != snapshot.projection.as_json():
             raise_if_not_accepted(peer, record, accepted, base)
     common = base if standing == YOURS else None
-    plan = make_plan(
-        snapshot.manifest,
-        live,
-        common,
-        covered_by(accepted if standing == YOURS else None),
-        main_conf=config.nginx.conf,
-    )
+    covered = covered_by(accepted if standing == YOURS else None)
+    plan = make_plan(snapshot.manifest, live, common, covered, main_conf=config.nginx.conf)
     if not plan and answer["id"] != snapshot.id:
         what = "it says that nothing differs, and by its own id something does"
         raise AgentFailed(
@@ -83,11 +78,9 @@ def compare(
 
 def replanned(config: Config, compared: Comparison, snapshot: Snapshot) -> Comparison:
     """The same peer as it was looked at, against another snapshot than the master's: a rollback's."""
-    accepted = compared.accepted if compared.standing == YOURS else None
-    facts = compared.peer
-    plan = make_plan(
-        snapshot.manifest, facts.manifest, compared.base, covered_by(accepted), main_conf=config.nginx.conf
-    )
+    facts, main_conf = compared.peer, config.nginx.conf
+    covered = covered_by(compared.accepted if compared.standing == YOURS else None)
+    plan = make_plan(snapshot.manifest, facts.manifest, compared.base, covered, main_conf=main_conf)
     return replace(compared, snapshot=snapshot, plan=without_kept(plan, [*facts.specials, *facts.kept_apart]))
 
 

@@ -119,9 +119,11 @@ class RollbackRun(PeerRun):
     planned: Manifest | None = None
     hold: Any = None  # for automatic runs from now on
 
-    def compare(self, *, may_recover: bool = True) -> Comparison:
+    def compare(self, **again: bool) -> Comparison:
         """The peer as it is against what it shall be."""
-        compared = super().compare(may_recover=may_recover)
+        compared = super().compare(**again)
+        if compared.snapshot is not self.snapshot:
+            return compared  # asked anew, and planned there
         if self.goal.paths:
             found = self._with_paths(compared)
         else:
