@@ -6,7 +6,6 @@ done before nginx and keepalived begin, and what nginx then reads is exactly old
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -15,32 +14,16 @@ from typing import Any
 
 import pytest
 
-from ngxsync.agent import journal
 from tests.agent import STATE, Agent
 from tests.container import UNITS, Container, make_container_pair
-from tests.host import wait_until
 from tests.hosts import Host
+from tests.moments import JOURNAL, MOMENTS, is_accepted_by, let_go_on, stop_at, strace_argv, wait_until_stopped
 from tests.pair import ROOT, manifest_of
 from tests.resident import left_in_stages
 from tests.test_recovery import NEW, OLD, difference
 
 RECOVER = "ngxsync-recover.service"
-JOURNAL = f"{STATE}/peer/journal"
-STRACE_LOG = "/tmp/strace.log"
 AGENT = ("/usr/bin/python3", "-I", "-S", f"{STATE}/agent/current", "transact")
-
-# where the power goes: the system call that is the last one (an unlink is not done any more), the file that it is about,
-# the how manyth; then what the disk says: phase of the journal, whether the run is accepted, whether its answer is kept
-MOMENTS = {
-    "journal-written": ("fsync", f"{STATE}/peer", 1, ("open", False, False)),
-    "first-exchange": ("renameat2", "", 1, ("open", False, False)),
-    "between-exchanges": ("renameat2", "", 5, ("open", False, False)),
-    "applied": ("write", JOURNAL, 1, ("applied", False, False)),
-    "signalled": ("write", JOURNAL, 2, ("signalled", False, False)),
-    "nginx-reloads": ("kill", "", 1, ("signalled", False, False)),
-    "accepted": ("fsync", f"{STATE}/peer", 2, ("signalled", True, False)),
-    "answered": ("unlink", JOURNAL, 1, ("signalled", True, True)),
-}
 
 
 class Backup:
@@ -68,36 +51,9 @@ class Backup:
 
     def stop_at(self, moment: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
         """A run of the installed agent that has just done that call and does nothing more."""
-        call, path, number, found = MOMENTS[moment]
         self.agent.generation = self.agent.scan()["accepted"]["generation"]
         request = self.plan()
-        argv = strace_argv(call, path, number)
-        self.host.path(STRACE_LOG).unlink(missing_ok=True)
-        process = self.host.popen([*argv, *AGENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(request))
-        process.stdin.close()
-        self.wait_until_stopped()
-        assert self.on_disk(request["run"]) == found
-        return process, request
-
-    def let_go_on(self) -> None:
-        """What was stopped, without its tracer."""
-        for signal, word in (("-KILL", "strace"), ("-CONT", "transact")):
-            pids = [str(pid) for pid, line in self.host.commands().items() if word in line]
-            self.host.run(["kill", signal, *pids])
-
-    def on_disk(self, run: str) -> tuple[str, bool, bool]:
-        """(phase, accepted or not, answered or not)."""
-        opened = journal.describe(str(self.host.path(JOURNAL)))
-        assert opened is not None
-        assert opened["run"] == run
-        accepted = json.loads(self.host.path(f"{STATE}/peer/accepted.json").read_text())
-        return opened["phase"], accepted["run"] == run, self.host.path(f"{STATE}/peer/runs/{run}.json").exists()
-
-    def wait_until_stopped(self) -> None:
-        log = self.host.path(STRACE_LOG)
-        wait_until(lambda: log.exists() and "stopped by SIGSTOP" in log.read_text(), "the agent is stopped", 30.0)
+        return stop_at(moment, self.host, AGENT, request), request
 
     def lose_power_at(self, moment: str) -> dict[str, Any]:
         """The request of the run that was under way."""
@@ -105,7 +61,6 @@ class Backup:
         self.host.cut_power()
         with process:
             process.kill()
-        assert self.host.path(JOURNAL).exists()
         return request
 
     def raise_if_not(self, name: str) -> None:
@@ -116,13 +71,6 @@ class Backup:
         assert left_in_stages(self.host) == []
         scanned = self.agent.scan()
         assert (scanned["id"], scanned["journal"]) == (scanned["accepted"]["id"], None)
-
-
-def strace_argv(call: str, path: str, number: int) -> list[str]:
-    only = ["-P", path] if path else []
-    undone = ":error=EIO" if call == "unlink" else ""
-    inject = f"inject={call}{undone}:signal=STOP:when={number}"
-    return ["/usr/bin/strace", "-f", "-qq", "-o", STRACE_LOG, *only, "-e", f"trace={call}", "-e", inject, "--"]
 
 
 def moments_us(host: Container, unit: str) -> tuple[int, int]:
@@ -196,7 +144,7 @@ def test_power_lost_in_the_middle_is_mended_before_nginx_starts(backup: Backup, 
 
     raise_if_not_recovered_first(backup.host)
     assert backup.host.property_of(RECOVER, "Result") == "success"
-    ending = "finished" if MOMENTS[moment][3][1] else "undone"
+    ending = "finished" if is_accepted_by(moment) else "undone"
     assert f"recover: run {request['run']}: {ending}" in backup.host.log_of(RECOVER)
     backup.raise_if_not(old if ending == "undone" else new)
     assert backup.agent.call("show", run=request["run"])["state"] == "done"
@@ -211,9 +159,7 @@ def test_recover_by_hand_at_any_time_and_twice(backup: Backup) -> None:
         assert re.match(r"recover: process \d+ is at work here since .*: waiting for its end", asked.stdout.readline())
         assert backup.is_between()
     finally:
-        backup.let_go_on()
-        with process:
-            process.wait(30)
+        let_go_on(backup.host, process)
     out, _ = asked.communicate(timeout=30)
     assert out == "recover: nothing was open\n"
     for _ in range(2):
@@ -254,7 +200,7 @@ def test_power_lost_again_during_the_recovery(backup: Backup) -> None:
     recover = " ".join([*strace_argv("renameat2", "", 2), "/usr/local/sbin/ngxsync-agent", "recover"])
     with drop_in(backup.host, f"[Service]\nExecStart=\nExecStart={recover}\n"):
         backup.host.switch_on()
-        backup.wait_until_stopped()
+        wait_until_stopped(backup.host)
         for unit in ("nginx.service", "keepalived.service"):
             assert backup.host.property_of(unit, "ActiveState") == "inactive", "it waits for the recovery"
         backup.host.cut_power()
