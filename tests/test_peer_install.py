@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.agent import STATE
+from tests.hosts import wait_until
 from tests.pair import ROOT, Pair, manifest_of, snapshot_inodes
 from tests.terminal import Terminal
 
@@ -104,6 +105,7 @@ def deploy(door: Pair) -> Iterator[Pair]:
     pair.web2.run(["install", "-m", "0600", "-o", "deploy", "-g", "deploy", KEYS, "/home/deploy/.ssh/authorized_keys"])
     pair.write_config(peer="user = deploy")
     yield pair
+    pair.web2.run(["umount", "-l", "/home/deploy"], check=False)
     pair.web2.kill_all_but_sshd()
     pair.web2.run(["userdel", "--remove", "deploy"])
 
@@ -166,13 +168,13 @@ def test_root_never_starts_what_somebody_else_could_have_put_there(deploy: Pair)
 
 
 def test_without_a_person_it_asks_for_yes_and_changes_nothing(door: Pair) -> None:
-    before = [snapshot_inodes(host, "/root", "/etc/ngxsync", STATE, "/etc/systemd/system") for host in door.hosts]
+    before = [snapshot_inodes(host, "/root/.ssh", "/etc/ngxsync", STATE, "/etc/systemd/system") for host in door.hosts]
     done = install(door, status=8)
     assert "nobody is there to be asked" in done.stderr
     assert "--yes" in done.stderr
     dry = install(door, "--dry-run")
     assert "nothing was changed: a dry run" in dry.stdout
-    after = [snapshot_inodes(host, "/root", "/etc/ngxsync", STATE, "/etc/systemd/system") for host in door.hosts]
+    after = [snapshot_inodes(host, "/root/.ssh", "/etc/ngxsync", STATE, "/etc/systemd/system") for host in door.hosts]
     assert after == before
 
 
@@ -295,3 +297,270 @@ def test_a_peer_without_what_it_needs(door: Pair, program: str) -> None:
     assert f"install {program.rpartition('/')[2]} there" in done.stderr
     assert not door.web2.path(f"{STATE}/agent").exists()
     assert not door.web1.path(KEY).exists()
+
+
+# authorized_keys as others left it
+
+
+def test_an_odd_file_keeps_every_other_byte(door: Pair) -> None:
+    file = door.web2.path(KEYS)
+    before = b"\n# r\xe9mi\r\n\n" + EXTRA.encode() + file.read_bytes().rstrip(b"\n")
+    file.write_bytes(before)
+    install(door, "--yes")
+    line = f"{GATE} {public_key(door)} ngxsync of web1\n".encode()
+    assert file.read_bytes() == before + b"\n" + line
+
+
+def test_an_unrestricted_line_of_the_key_is_restricted_where_it_stands(door: Pair) -> None:
+    """The key that README had people copy until now: also where it is there twice, and once in authorized_keys2."""
+    pair = door
+    pair.web1.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "x", "-f", KEY])
+    file, second = pair.web2.path(KEYS), pair.web2.path("/root/.ssh/authorized_keys2")
+    own = file.read_text()
+    file.write_text(f'{EXTRA}from="192.0.2.0/24" {public_key(pair)} copied\n{own}{public_key(pair)} again\n')
+    second.write_text(f"{EXTRA}{public_key(pair)} third\n")
+    assert "uid=0" in by_key(pair, "id").stdout
+    planned = install(pair, "--dry-run").stdout
+    assert f"{KEYS}: restricted; the key had a line that let it do anything" in planned
+    install(pair, "--yes")
+    narrowed = GATE + ',from="192.0.2.0/24"'
+    assert file.read_text() == f"{EXTRA}{narrowed} {public_key(pair)} ngxsync of web1\n{own}"
+    assert second.read_text() == EXTRA
+    assert "uid=" not in by_key(pair, "id").stdout
+    assert pair.ngxsync("sync").returncode == 0
+
+
+def test_the_file_that_sshd_really_reads_gets_the_line(door: Pair) -> None:
+    """AuthorizedKeysFile elsewhere, by the configuration of the very sshd that serves the login."""
+    pair = door
+    pair.web2.run(["install", "-d", "-m", "0755", "/etc/ssh/keys"])
+    pair.web2.run(["install", "-m", "0644", KEYS, "/etc/ssh/keys/root"])
+    config = pair.web2.path("/etc/ssh/test_sshd_config")
+    before = config.read_text()
+    config.write_text(f"{before}AuthorizedKeysFile /etc/ssh/keys/%u\n")
+    try:
+        pair.web2.run(["kill", "-HUP", str(pair.web2.sshd_pid())])
+        wait_until(lambda: "Permission" not in by_own_key(pair, "true").stderr, "sshd listens again")
+        install(pair, "--yes")
+        assert pair.web2.path("/etc/ssh/keys/root").read_text().splitlines()[-1].startswith(GATE)
+        assert "restrict" not in pair.web2.path(KEYS).read_text()
+        remove(pair, "--yes")
+        assert pair.web2.path("/etc/ssh/keys/root").read_bytes() == pair.web2.path(KEYS).read_bytes()
+    finally:
+        config.write_text(before)
+        pair.web2.run(["kill", "-HUP", str(pair.web2.sshd_pid())])
+        pair.web2.run(["rm", "-r", "/etc/ssh/keys"])
+        wait_until(lambda: not by_own_key(pair, "true").returncode, "sshd listens again")
+
+
+def by_own_key(pair: Pair, *command: str) -> subprocess.CompletedProcess[str]:
+    return pair.web1.run(["ssh", "-o", "BatchMode=yes", "root@192.0.2.2", *command], check=False)
+
+
+@pytest.fixture
+def home(deploy: Pair) -> Pair:
+    """The keys in question are deploy's; root's own way in stays, whatever is done to them."""
+    return deploy
+
+
+FAULTS = {
+    "symlinked folder": (
+        "mv /home/deploy/.ssh /home/deploy/keys && ln -s keys /home/deploy/.ssh",
+        "a symlink on the way to the keys of deploy is not followed",
+    ),
+    "symlinked file": (
+        "mv /home/deploy/.ssh/authorized_keys /home/deploy/keys && ln -s ../keys /home/deploy/.ssh/authorized_keys",
+        "a symlink on the way to the keys of deploy is not followed",
+    ),
+    "hard link to a file of root's": (
+        "cp /etc/shadow /home/secret && ln -f /home/secret /home/deploy/.ssh/authorized_keys",
+        "this file has a second name (a hard link)",
+    ),
+    "folder of another user": ("chown daemon /home/deploy/.ssh", "and sshd ignores it for deploy"),
+    "file of another user": ("chown daemon /home/deploy/.ssh/authorized_keys", "and sshd ignores it for deploy"),
+    "a pipe": ("rm /home/deploy/.ssh/authorized_keys && mkfifo /home/deploy/.ssh/authorized_keys", "no plain file"),
+    "no home": ("mv /home/deploy /home/moved && touch /home/moved/.moved", "the home of deploy is not there"),
+    "read-only home": (
+        "mount --bind /home/deploy /home/deploy && mount -o remount,bind,ro /home/deploy",
+        "cannot be changed: Read-only file system",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_place_for_keys_that_is_not_to_be_trusted_is_left_alone(home: Pair, fault: str) -> None:
+    command, told = FAULTS[fault]
+    home.web2.run(["sh", "-c", command])
+    find = ["find", "/home", "-type", "f", "-exec", "sha256sum", "{}", ";"]
+    before = home.web2.run(find).stdout
+    done = install(home, "--yes", "--as", "root", status=4)
+    assert told in done.stderr
+    assert "deploy@192.0.2.2:/home/deploy" in done.stderr
+    assert "next: " in done.stderr
+    assert home.web2.run(find).stdout == before
+    if fault == "read-only home":
+        assert "done before that: agent, policy, recovery, sudo" in done.stderr
+        home.web2.run(["umount", "-l", "/home/deploy"])
+        install(home, "--yes", "--as", "root")
+    else:
+        assert not home.web2.path("/etc/sudoers.d/ngxsync").exists()
+    home.web2.run(["sh", "-c", "test ! -d /home/moved || mv /home/moved /home/deploy; rm -f /home/secret"])
+
+
+def test_modes_that_sshd_ignores_keys_for_are_mended_and_told(home: Pair) -> None:
+    home.web2.run(["chmod", "0777", "/home/deploy/.ssh"])
+    home.web2.run(["chmod", "0666", "/home/deploy/.ssh/authorized_keys"])
+    told = install(home, "--yes", "--as", "root").stdout
+    assert "/home/deploy/.ssh: no longer written by others, sshd ignores it else" in told
+    folder = home.web2.path("/home/deploy/.ssh")
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / "authorized_keys")]
+    assert modes == [0o755, 0o644]
+
+
+def test_a_user_without_any_keys_gets_a_folder_of_its_own(home: Pair) -> None:
+    home.web2.run(["rm", "-r", "/home/deploy/.ssh"])
+    install(home, "--yes", "--as", "root")
+    folder = home.web2.path("/home/deploy/.ssh")
+    owner = home.web2.path("/home/deploy").stat().st_uid
+    found = [(path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) for path in (folder, folder / "authorized_keys")]
+    assert found == [(owner, 0o700), (owner, 0o600)]
+
+
+# a second master
+
+
+def second_master(pair: Pair) -> str:
+    """Another config.ini on web1 with a key of its own, as a second master would have."""
+    folder = pair.web1.path("/etc/ngxsync/second")
+    folder.mkdir()
+    text = pair.web1.path("/etc/ngxsync/config.ini").read_text()
+    text = text.replace(KEY, f"/etc/ngxsync/second/id\nstate_dir = {STATE}")
+    (folder / "config.ini").write_text(f"{text}[ngxsync]\nstate_dir = /srv/second\n")
+    return "/etc/ngxsync/second/config.ini"
+
+
+def test_two_masters_side_by_side_and_one_goes(door: Pair) -> None:
+    before = door.web2.path(KEYS).read_text()
+    install(door, "--yes")
+    first = door.web2.path(KEYS).read_text()
+    config = second_master(door)
+    install(door, "--yes", "--config", config)
+    both = door.web2.path(KEYS).read_text()
+    assert both.startswith(first)
+    assert both.count(GATE) == 2
+    told = remove(door, "--yes", "--purge", "--config", config)
+    assert "still comes in by it" in told.stdout
+    assert door.web2.path(KEYS).read_text() == first
+    assert door.ngxsync("sync").returncode == 0
+    remove(door, "--yes", "--purge")
+    assert door.web2.path(KEYS).read_text() == before
+    assert not any(door.web2.path(STATE).iterdir())
+
+
+# remove
+
+
+def test_remove_leaves_nothing_but_what_it_says(door: Pair) -> None:
+    before = door.web2.path(KEYS).read_bytes()
+    install(door, "--yes")
+    assert door.ngxsync("sync").returncode == 0
+    live = snapshot_inodes(door.web2, f"{ROOT}/conf", f"{ROOT}/html")
+    nginx = door.web2.nginx_pids()
+    planned = remove(door, "--dry-run").stdout
+    assert door.web2.path(DOOR).exists()
+    done = remove(door, "--yes")
+    for told in (
+        KEYS,
+        "/etc/systemd/system/ngxsync-recover.service",
+        "/usr/local/sbin/ngxsync-agent",
+        f"{STATE}/agent",
+    ):
+        assert told in planned
+        assert told in done.stdout
+    assert f"{STATE}/peer stays (1 run, " in done.stdout
+    assert "--purge removes it" in done.stdout
+    assert "web2 lets the key in no more" in done.stdout
+    assert "[peer web2] stays in /etc/ngxsync/config.ini" in done.stderr
+    assert door.web2.path(KEYS).read_bytes() == before
+    assert [path.name for path in door.web2.path(STATE).iterdir()] == ["peer"]
+    for gone in ("/etc/systemd/system/ngxsync-recover.service", "/usr/local/sbin/ngxsync-agent"):
+        assert not door.web2.path(gone).is_symlink()
+        assert not door.web2.path(gone).exists()
+    assert list(door.web2.path("/etc/systemd/system/multi-user.target.wants").iterdir()) == []
+    assert snapshot_inodes(door.web2, f"{ROOT}/conf", f"{ROOT}/html") == live
+    assert door.web2.nginx_pids() == nginx
+    again = remove(door, "--yes")
+    assert "to do" not in again.stdout
+    assert "done      proof" in again.stdout
+
+
+def test_purge_also_removes_what_runs_left_on_both_hosts(door: Pair) -> None:
+    install(door, "--yes")
+    assert door.ngxsync("sync").returncode == 0
+    door.web2.path(f"{ROOT}/.ngxsync/00000009-left").mkdir(parents=True)
+    assert list(door.web1.path(f"{STATE}/master/peers").glob("web2*"))
+    done = remove(door, "--purge", "--yes")
+    assert f"{STATE}/peer: 1 run, " in done.stdout
+    assert f"{ROOT}/.ngxsync" in done.stdout
+    assert list(door.web2.path(STATE).iterdir()) == [] if door.web2.path(STATE).exists() else True
+    assert not door.web2.path(f"{ROOT}/.ngxsync").exists()
+    assert list(door.web1.path(f"{STATE}/master/peers").glob("web2*")) == []
+    assert list(door.web1.path(f"{STATE}/master/runs").glob("*.json")) != []
+    assert manifest_of(door.web1) == manifest_of(door.web2)
+    install(door, "--yes")
+    assert door.ngxsync("sync").returncode == 0
+
+
+def test_remove_takes_the_sudo_rule_away(deploy: Pair) -> None:
+    before = deploy.web2.path("/home/deploy/.ssh/authorized_keys").read_bytes()
+    install(deploy, "--yes", "--as", "root")
+    done = remove(deploy, "--yes", "--purge", "--as", "root")
+    assert "/etc/sudoers.d/ngxsync" in done.stdout
+    assert not deploy.web2.path("/etc/sudoers.d/ngxsync").exists()
+    assert deploy.web2.path("/home/deploy/.ssh/authorized_keys").read_bytes() == before
+
+
+def test_nothing_is_removed_under_an_open_run(door: Pair) -> None:
+    install(door, "--yes")
+    assert door.ngxsync("sync").returncode == 0
+    journal = door.web2.path(f"{STATE}/peer/journal")
+    journal.write_text("{}\n")
+    journal.chmod(0o600)
+    before = snapshot_inodes(door.web2, f"{STATE}/agent", "/root/.ssh")
+    done = remove(door, "--purge", "--yes", status=8)
+    assert "a run was interrupted here and is not finished" in done.stderr
+    assert "`ngxsync-agent recover`" in done.stderr
+    assert snapshot_inodes(door.web2, f"{STATE}/agent", "/root/.ssh") == before
+    journal.unlink()
+    remove(door, "--purge", "--yes")
+
+
+def test_nothing_is_removed_under_a_run_at_work(door: Pair) -> None:
+    install(door, "--yes")
+    assert door.ngxsync("sync").returncode == 0
+    lock = f"{STATE}/peer/transaction.lock"
+    with door.web2.popen(["flock", lock, "sh", "-c", "echo held; exec sleep 100"], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        done = remove(door, "--yes", status=8)
+        holder.kill()
+    assert "is at work here since" in done.stderr
+    assert door.web2.path(DOOR).exists()
+
+
+def test_a_peer_that_never_had_anything(door: Pair) -> None:
+    before = [snapshot_inodes(host, "/root/.ssh", "/etc/ngxsync", STATE) for host in door.hosts]
+    done = remove(door, "--purge", "--yes")
+    assert done.stdout.startswith("web2: nothing of ngxsync is there")
+    assert [snapshot_inodes(host, "/root/.ssh", "/etc/ngxsync", STATE) for host in door.hosts] == before
+
+
+def test_a_line_of_the_same_key_that_is_none_of_ours_stays(door: Pair) -> None:
+    door.web1.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "x", "-f", KEY])
+    with door.web2.path(KEYS).open("a") as file:
+        file.write(f"{public_key(door)} copied by hand\n")
+    before = door.web2.path(KEYS).read_bytes()
+    done = remove(door, "--yes")
+    assert door.web2.path(KEYS).read_bytes() == before
+    assert "this key's line is none of ours, it stays" in done.stdout
+    assert "still logs in, by a line that is none of ours" in done.stdout

@@ -65,7 +65,7 @@ def install(request: Answer) -> Answer:
         raise Failure("rsync", "there is no rsync on this host", next="install rsync there")
     _raise_if_others_write(door)
     policy = dict(request["policy"], schema=1, rsync=os.path.abspath(rsync))
-    steps = [_agent_step(door, request["agent"]), _policy_step(door, policy), _unit_step(door)]
+    steps = [_agent_step(door, request), _policy_step(door, policy), _unit_step(door)]
     steps += [_sudo_step(door)] if door.by_sudo else []
     steps += _key_steps(door, request["comment"])
     return carried_out(steps, bool(request.get("dry_run")))
@@ -79,6 +79,7 @@ def carried_out(steps: List[Step], dry_run: bool) -> Answer:
             try:
                 step.work()
             except Failure as failure:
+                failure.message["state"] = _state_after(told)
                 failure.more["steps"] = told
                 raise
             except OSError as error:
@@ -120,12 +121,12 @@ def _raise_if_not_roots(path: str) -> None:
     raise Failure("rights", what, where=path, next=hint)
 
 
-def _agent_step(door: Door, name: str) -> Step:
-    """The boot that started this has put it there; told here, where it has not."""
+def _agent_step(door: Door, request: Answer) -> Step:
+    """The boot that started this has put it there, unless this is only told."""
     current = os.path.join(door.agents, "current")
-    is_there = os.path.isdir(os.path.join(door.agents, name)) and os.path.islink(current)
-    is_there = is_there and os.readlink(current) == name
-    return Step("agent", os.path.join(door.agents, name), None if is_there else lambda: None)
+    path = os.path.join(door.agents, request["agent"])
+    is_there = os.path.isdir(path) and os.path.islink(current) and os.readlink(current) == request["agent"]
+    return Step("agent", path, None if is_there and request.get("dry_run") else lambda: None)
 
 
 def _policy_step(door: Door, policy: Answer) -> Step:

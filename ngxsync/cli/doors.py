@@ -73,11 +73,12 @@ class Peer:
         self.login = Login(settings, order.identity, may_ask=order.ask is not None)
         self._rights: Rights | None = None
 
-    def call(self, verb: str, request: dict[str, object], *, install: bool) -> list[Step]:
+    def call(self, verb: str, request: dict[str, object], done: list[Step], *, install: bool = False) -> list[Step]:
+        """The steps of the agent's answer, added to `done`."""
         if self._rights is None:
             self._rights = self.login.rights()
         answer = self.login.call(self._rights, self.bundle, verb, request, install=install)
-        return door.steps_of(answer, self.peer)
+        return door.steps_of(answer, self.peer, done)
 
 
 @contextmanager
@@ -112,57 +113,65 @@ def install(config: Config) -> Callable[[Work, Order], None]:
         with reached(peer, order, known or lines) as there:
             key = NO_KEY_YET if is_new_key else public_key(peer.identity)
             ask = {"key": key, "master": socket.gethostname(), "agent": there.bundle.hash}
-            planned = there.call("install", door.install_request(config, peer, **ask, dry_run=True), install=False)
+            planned = there.call("install", door.install_request(config, peer, **ask, dry_run=True), [])
             work.steps = here + planned
             if not agreed(work, order, "Install this"):
                 return
-            work.steps = here
             if is_new_key:
                 make_key(peer.identity)
             pins.pin(peer.known_hosts, lines)
+            work.steps = [as_done(step) for step in here]
             ask["key"] = public_key(peer.identity)
-            there.call("install", door.install_request(config, peer, **ask, dry_run=False), install=True)
-            work.steps = [replace(step, state=DONE if step.state == WOULD else step.state) for step in here + planned]
-        prove(peer)
+            there.call("install", door.install_request(config, peer, **ask, dry_run=False), work.steps, install=True)
+            work.steps = [as_done(step) for step in here + planned]
+        prove(settings, peer)
         work.steps.append(Step("proof", "the key works by both ssh stacks, and gives no shell", DONE))
 
     return steps
 
 
+def as_done(step: Step) -> Step:
+    return replace(step, state=DONE) if step.state == WOULD else step
+
+
 def remove(config: Config, state: MasterState) -> Callable[[Work, Order], None]:
+    """The same."""
+
     def steps(work: Work, order: Order) -> None:
         peer, settings = work.peer, link_settings(work.peer)
         known = pins.pinned(settings) or pins.found(settings)
         if not known:
             known = pins.shown(settings)
             raise_if_untrusted(settings, known, order)
-        key = "ssh-ed25519 -" if not peer.identity.is_file() else public_key(peer.identity)
-
-        def request(*, dry_run: bool) -> dict[str, object]:
-            return door.uninstall_request(config, peer, key=key, purge=order.purge, dry_run=dry_run)
-
+        has_key = not keys.read_key(peer.identity).problem
+        key = public_key(peer.identity) if has_key else NO_KEY_YET
+        asked = {
+            is_trial: door.uninstall_request(config, peer, key=key, purge=order.purge, dry_run=is_trial)
+            for is_trial in (True, False)
+        }
         memory = [Step("memory", str(path), WOULD) for path in state.peer_files(peer.name)] if order.purge else []
         with reached(peer, order, known) as there:
-            work.steps = there.call("uninstall", request(dry_run=True), install=False) + memory
+            work.steps = there.call("uninstall", asked[True], []) + memory
             if not agreed(work, order, "Remove this"):
                 return
-            with state.lock(peer.name, LOCK_S):
-                done = there.call("uninstall", request(dry_run=False), install=False)
-                if order.purge:
-                    state.forget_peer(peer.name)
-            work.steps = done + [replace(step, state=DONE) for step in memory]
-            left = [
-                step for step in there.call("uninstall", request(dry_run=True), install=False) if step.state == WOULD
-            ]
-        if left:
-            told = "; ".join(f"{step.name} {step.text}" for step in left)
-            raise NgxsyncError(
-                Message(f"it came back: {told}", settings.where, "the rest is removed", "the same again")
-            )
-        if peer.identity.is_file():
-            prove_closed(peer, work)
+            if any(step.state == WOULD for step in work.steps):
+                work.steps = []
+                with state.lock(peer.name, LOCK_S):
+                    there.call("uninstall", asked[False], work.steps)
+                    if order.purge:
+                        state.forget_peer(peer.name)
+                work.steps += [as_done(step) for step in memory]
+                raise_if_left(there.call("uninstall", asked[True], []), settings)
+            if has_key:
+                work.steps.append(closed(replace(settings, known_hosts=there.login.settings.known_hosts), peer))
 
     return steps
+
+
+def raise_if_left(steps: list[Step], settings: LinkSettings) -> None:
+    left = "; ".join(f"{step.name} {step.text}" for step in steps if step.state == WOULD)
+    if left:
+        raise door.NotClosed(Message(f"it came back: {left}", settings.where, "the rest is removed", "the same again"))
 
 
 def agreed(work: Work, order: Order, question: str) -> bool:
@@ -225,28 +234,25 @@ def public_key(path: Path) -> str:
 
 
 @contextmanager
-def by_key(peer: PeerConfig) -> Iterator[ByKey]:
-    key = ByKey(link_settings(peer), runtime_folder(), Bundle.of_package())
+def by_key(settings: LinkSettings) -> Iterator[ByKey]:
+    key = ByKey(settings, runtime_folder(), Bundle.of_package())
     try:
         yield key
     finally:
         key.close()
 
 
-def prove(peer: PeerConfig) -> None:
-    with by_key(peer) as key:
+def prove(settings: LinkSettings, peer: PeerConfig) -> None:
+    with by_key(settings) as key:
         door.prove(peer, key, os.urandom(8).hex())
 
 
-def prove_closed(peer: PeerConfig, work: Work) -> None:
+def closed(settings: LinkSettings, peer: PeerConfig) -> Step:
     """A line of the same key that was none of ours may still let it in: said, not removed."""
-    with by_key(peer) as key:
+    with by_key(settings) as key:
         if door.is_refused(peer, key):
-            work.steps.append(Step("proof", f"{peer.name} lets the key in no more", DONE))
-        else:
-            work.steps.append(
-                Step("proof", f"the key {peer.identity} still logs in, by a line that is none of ours", THERE)
-            )
+            return Step("proof", f"{peer.name} lets the key in no more", DONE)
+    return Step("proof", f"the key {peer.identity} still logs in, by a line that is none of ours", THERE)
 
 
 WORDS = {THERE: "as it is", WOULD: "to do", DONE: "done"}

@@ -68,9 +68,10 @@ def uninstall_request(config: Config, peer: PeerConfig, *, key: str, purge: bool
     }
 
 
-def steps_of(answer: Mapping[str, Any], peer: PeerConfig) -> list[Step]:
-    """Raises AgentFailed, or Held where a run stands in the way; both with the steps that were done as `steps`."""
+def steps_of(answer: Mapping[str, Any], peer: PeerConfig, done: list[Step]) -> list[Step]:
+    """The steps, added to `done` also where they ended early. Raises AgentFailed, or Held where a run is in the way."""
     steps = [Step(str(name), str(text), str(state)) for name, state, text in answer.get("steps", ())]
+    done += steps
     if answer["ok"]:
         return steps
     kind = Held if answer["code"] in HELD else AgentFailed
@@ -104,4 +105,6 @@ def is_refused(peer: PeerConfig, key: ByKey) -> bool:
         if error.code == "auth":
             return True
         raise
+    except AgentFailed:  # it is let in, and finds no agent
+        return False
     return False
