@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ngxsync.agent.sweep import ANSWERS, Keep, Run, kept_runs
+from ngxsync.agent.store import Store
+from ngxsync.agent.sweep import ANSWERS, Keep, Run, kept_runs, sweep
 from tests.agent import STATE, Agent, agent_argv
 from tests.hosts import Host
 from tests.pair import ROOT, Pair, manifest_of, write_tree
@@ -255,6 +256,22 @@ def test_temporary_files_of_dead_processes_go_and_no_others(agent: Agent) -> Non
     changed(agent, "new\n", None)
     files = [path for path in peer(host).rglob("*") if path.is_file() and path.read_bytes() == b"half a file"]
     assert {str(path.relative_to(peer(host))) for path in files} == {name.format(alive) for name in names}
+
+
+def test_a_sweep_that_takes_too_long_for_who_waits_is_gone_on_with_by_the_next(agent: Agent) -> None:
+    for number in range(8):
+        changed(agent, f"page {number}\n")
+    make_old(agent.host)
+    store = Store(str(agent.host.path(STATE)))
+    left = []
+    while left[-2:] != [2, 2]:
+        assert sweep(store, Keep(2, DAY_S, 1 << 30), time.time(), limit_s=0) == []
+        left.append(len(restorable(agent)))
+        assert {b"page 5\n", b"page 6\n"} <= blobs(agent.host)
+    assert left[:8] == [8, 7, 6, 5, 4, 3, 2, 2]
+    while peer(agent.host, "unswept").exists():
+        sweep(store, Keep(2, DAY_S, 1 << 30), time.time(), limit_s=0)
+    assert blobs(agent.host) == {b"page 5\n", b"page 6\n"}
 
 
 # a crash, and disks

@@ -8,11 +8,14 @@ no record is left that names a blob which is gone, and the next sweep takes what
 import json
 import os
 import re
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set
+import time
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from . import journal
 from .store import BLOB_NAME, Damaged, Store, fsync_folder
 
+SHORT_S, LONG_S = 0.25, 10.0  # somebody waits for the run that sweeps; where the store is full, for the sweep
+UNFINISHED = "unswept"  # a file, there while a sweep is not through: the next one goes on
 ANSWERS = 100  # of runs that replaced nothing (refused, held, failed): kept for people, and for a master that asks late
 TEMPORARY = re.compile(r"(?:new|.*\.json|journal)\.([0-9]+)(?:\.tmp)?\Z")
 
@@ -78,12 +81,12 @@ class Records:
                 self.manifests[run] = store.path("manifests", name)
 
     def is_little(self, keep: Keep, now: float) -> bool:
-        """True where names and times alone show that nothing may go: most runs end here."""
-        if len(set(self.answers) - set(self.parts)) > ANSWERS:
+        """True where names and times alone show that (next to) nothing may go: most runs end here."""
+        if os.path.exists(self.store.path(UNFINISHED)) or len(set(self.answers) - set(self.parts)) > ANSWERS:
             return False
-        return len(self.parts) <= keep.runs or all(
-            now - _written(self.answers.get(run)) < keep.for_s for run in self.parts
-        )
+        old = [run for run in self.parts if now - _written(self.answers.get(run)) >= keep.for_s]
+        # where there are many, one at a time is not worth reading them all
+        return len(self.parts) <= keep.runs or len(old) <= len(self.parts) // 32
 
     def runs(self, warnings: List[str]) -> List[Run]:
         """Those whose answer says what they were."""
@@ -112,47 +115,76 @@ def _written(path: Optional[str]) -> float:
         return 0.0
 
 
-def sweep(store: Store, keep: Optional[Keep], now: float, thorough: bool = False) -> List[str]:
+def sweep(
+    store: Store, keep: Optional[Keep], now: float, thorough: bool = False, limit_s: Optional[float] = None
+) -> List[str]:
     """Remove what need not be kept; returns warnings. Never raises: what cannot be swept now is swept later.
 
-    `thorough`: also where no run may go, for what crashes left in the store.
+    `thorough`: also where no run may go, for what crashes left in the store. After `limit_s` the rest is left to the next sweep.
     """
     warnings: List[str] = []
+    end = time.monotonic() + ((LONG_S if thorough else SHORT_S) if limit_s is None else limit_s)
     try:
         _remove_temporaries(store)
         if keep is not None:
-            _sweep(store, keep, now, thorough, warnings)
+            records = Records(store)
+            if thorough or not records.is_little(keep, now):
+                _sweep(records, keep, now, end, warnings)
     except (OSError, Damaged, journal.Damaged) as error:
         warnings.append("old contents could not be swept: %s" % error)
     return warnings
 
 
-def _sweep(store: Store, keep: Keep, now: float, thorough: bool, warnings: List[str]) -> None:
-    records = Records(store)
-    if records.is_little(keep, now) and not thorough:
-        return
+def _sweep(records: Records, keep: Keep, now: float, end: float, warnings: List[str]) -> None:
+    store = records.store
     opened, accepted = journal.read(store.journal), store.accepted()
     needed = {str(record["run"]) for record in (accepted, opened.header if opened else None) if record}
     runs = records.runs(warnings)
     unknown = (set(records.answers) | set(records.parts)) - {run.name for run in runs}
     kept = kept_runs(runs, keep, now, needed) | unknown
     gone = [run.name for run in sorted(runs, key=lambda run: run.sequence) if run.name not in kept]
-    snapshots = {run.name for run in runs if run.is_accepted and run.name in kept} | needed | unknown
-    _remove_durably(
-        [records.manifests[run] for run in gone if run in records.manifests]
-        + [path for run, path in sorted(records.manifests.items()) if run not in snapshots and run not in gone]
-        + [path for run in gone for path in records.parts.get(run, [])]
-    )
-    _remove_durably([records.answers[run] for run in gone])
-    marked = _marked(records, kept, warnings)
-    if marked is not None:
-        named = [item.before[6] for item in opened.items if item.before] if opened else []
-        _remove_blobs(store, marked.union(named))
+    snapshots = {run.name for run in runs if run.is_accepted} | needed | unknown
+    lost = [path for run, path in sorted(records.manifests.items()) if run not in snapshots and run not in gone]
+
+    os.close(os.open(store.path(UNFINISHED), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    parts = [(run, _existing(records.manifests.get(run)) + records.parts.get(run, [])) for run in gone]
+    removed = _remove_runs(parts, end)
+    _remove_durably(lost)
+    _remove_durably([records.answers[run] for run in removed])
+    marked = _marked(records, kept.union(gone).difference(removed), warnings)
+    if marked is None:
+        return
+    named = [item.before[6] for item in opened.items if item.before] if opened else []
+    if _remove_blobs(store, marked.union(named), end) and len(removed) == len(gone):
+        os.unlink(store.path(UNFINISHED))
+
+
+def _existing(path: Optional[str]) -> List[str]:
+    return [] if path is None else [path]
+
+
+def _remove_runs(parts: List[Tuple[str, List[str]]], end: float) -> List[str]:
+    """Those of these runs whose records are gone, durably: from the first on, as many as there is time for, at least one."""
+    removed: List[str] = []
+    paths: List[str] = []
+    for run, of_run in parts:
+        if removed and time.monotonic() > end:
+            break
+        paths += of_run
+        removed.append(run)
+        for path in of_run:
+            os.unlink(path)
+    _sync_folders(paths)
+    return removed
 
 
 def _remove_durably(paths: List[str]) -> None:
     for path in paths:
         os.unlink(path)
+    _sync_folders(paths)
+
+
+def _sync_folders(paths: List[str]) -> None:
     for folder in sorted({os.path.dirname(path) for path in paths}):
         fsync_folder(folder)
 
@@ -191,12 +223,16 @@ def _blobs_in(value: Any) -> Iterator[str]:
             yield from _blobs_in(part)
 
 
-def _remove_blobs(store: Store, marked: Set[str]) -> None:
+def _remove_blobs(store: Store, marked: Set[str], end: float) -> bool:
+    """True where none is left that is not marked: there was time for all."""
     for folder in os.listdir(store.path("blobs")):
         if len(folder) == 2:
             for name in os.listdir(store.path("blobs", folder)):
                 if BLOB_NAME.match(name) and name not in marked:
                     os.unlink(store.path("blobs", folder, name))
+                    if time.monotonic() > end:
+                        return False
+    return True
 
 
 def _remove_temporaries(store: Store) -> None:
