@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import signal
 import sys
 from typing import Any, Callable, Dict, List
 
@@ -13,6 +14,8 @@ from .manifest import PROTOCOL, RELEASE, SPEAKS
 from .store import Busy, Damaged, Store
 
 BY_HAND = ("status", "recover")
+WAIT_S = 75  # for a request to begin: the master keeps an interpreter warm for 60 s
+WHOLE_S = 600  # for all of it
 LARGEST = 256 << 20  # bytes of a request: a manifest of a million entries
 
 Answer = Dict[str, Any]
@@ -67,8 +70,18 @@ def main(argv: List[str]) -> int:
 
 
 def read_request() -> bytes:
-    """The one line of standard input; b"" where there is none, or a terminal."""
-    return b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.readline(LARGEST + 1)
+    """The one line of standard input; b"" where there is none, or a terminal.
+
+    Where none comes in time this process ends by SIGALRM: a caller whose host has vanished never says so.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        return b""
+    signal.alarm(WAIT_S)
+    sys.stdin.buffer.peek(1)  # type: ignore[union-attr]
+    signal.alarm(WHOLE_S)
+    text = sys.stdin.buffer.readline(LARGEST + 1)
+    signal.alarm(0)
+    return text
 
 
 def answered_text(verb: str, text: bytes, check: Callable[[Answer], Answer] = as_it_is) -> Answer:

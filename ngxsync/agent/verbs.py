@@ -43,7 +43,7 @@ def transact(request: Answer) -> Answer:
         os.close(writing)
         return _transact(request, lambda: _wait_for_go(reading))
 
-    return detached(work, lambda: _pass_go_on(writing))
+    return detached(work, lambda answer: _pass_go_on(writing, answer))
 
 
 def _wait_for_go(reading: int) -> None:
@@ -52,9 +52,13 @@ def _wait_for_go(reading: int) -> None:
         raise Abandoned()
 
 
-def _pass_go_on(writing: int) -> None:
+def _pass_go_on(writing: int, answer: int) -> None:
+    """Until the word comes, or the work has ended without it: a caller whose host has vanished never says anything."""
+    os.set_blocking(0, False)
     with os.fdopen(writing, "wb", 0) as stream, contextlib.suppress(BrokenPipeError):
-        stream.write(sys.stdin.buffer.readline(16))
+        if not sys.stdin.buffer.peek(1):  # type: ignore[union-attr]
+            select.select([0, answer], [], [])
+        stream.write(sys.stdin.buffer.readline(16) or b"")
 
 
 def _transact(request: Answer, wait_for_go: Callable[[], None]) -> Answer:
@@ -125,15 +129,18 @@ def which(request: Answer) -> Answer:
     return {"ok": True, "binary": nginx.build.binary, "prefix": nginx.prefix, "conf": nginx.conf}
 
 
-def detached(work: Callable[[], Answer], meanwhile: Callable[[], None] = run.at_once) -> Answer:
-    """Run in a session of its own, so that neither SIGHUP nor a cut connection ends it; wait for the answer and pass it on."""
+def detached(work: Callable[[], Answer], meanwhile: Callable[[int], None] = lambda _answer: None) -> Answer:
+    """Run in a session of its own, so that neither SIGHUP nor a cut connection ends it; wait for the answer and pass it on.
+
+    `meanwhile` is given the descriptor that the answer comes from.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)  # else, with the caller gone, a long answer would wait for ever
         _in_own_session(work, writing)
     os.close(writing)
-    meanwhile()
+    meanwhile(reading)
     with os.fdopen(reading, "rb") as stream:
         text = stream.read()
     os.waitpid(child, 0)
