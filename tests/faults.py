@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ DISK = "/mnt/disk"
 IMAGE = "/srv/disk.img"
 GONE = "/srv/state-gone"
 LOCAL = "/srv/local"  # a configuration that is to hang includes LOCAL/*.conf, outside all trees
+SOURCE = Path(__file__).with_name("clock.c")
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 # processes
@@ -34,9 +36,11 @@ def agents(host: Host) -> list[int]:
 
 
 def kill(host: Host, pids: list[int]) -> None:
-    """SIGKILL, and wait for their end."""
+    """SIGKILL, and wait for their end. Who traces them ends with them, after them: it would hold what is dead."""
     if pids:
-        host.run(["kill", "-KILL", *map(str, pids)], check=False)
+        tracers = [pid for pid, line in host.commands().items() if line.startswith("strace ")]
+        ending = [*(pid for pid in pids if pid not in tracers), *tracers]
+        host.run(["kill", "-KILL", *map(str, ending)], check=False)
         wait_until(lambda: not set(pids) & set(host.commands()), f"{host.name}: {pids} ended")
 
 
@@ -166,8 +170,10 @@ class Disk:
     def mount_again(self) -> None:
         """After all processes have ended: what was not on the disk is lost, the journal of the file system is replayed."""
         again = f"""
+            device=$(findmnt --noheadings --output SOURCE {DISK})
+            exec 3<$device  # keeps the number of the loop device, as a real disk keeps its own
             umount {ROOT} && umount {STATE} && umount {DISK}
-            mount -o loop,errors=remount-ro {IMAGE} {DISK}
+            mount -o errors=remount-ro $device {DISK}
             mount --bind {DISK}/tree {ROOT}
             mount --bind {DISK}/state {STATE}
         """
@@ -175,9 +181,10 @@ class Disk:
 
 
 def take_state_away(host: Host) -> None:
-    """All of the state directory is gone (in fact moved to GONE, where a test may look); open files stay open."""
-    move = f"mkdir -p {GONE} && cd {STATE} && find . -mindepth 1 -maxdepth 1 -exec mv -t {GONE} -- {{}} +"
-    host.run(["sh", "-ec", move])
+    """All of the state directory is gone, open files stay open; a test may look at the copy in GONE."""
+    copy = f"rm -rf {GONE}; cp -a {STATE} {GONE} 2>/dev/null || true"
+    remove = f'until rm -rf {STATE}/* 2>/dev/null && [ -z "$(ls -A {STATE})" ]; do :; done'
+    host.run(["sh", "-c", f"{copy}; {remove}"])
 
 
 def tamper(host: Host) -> list[Path]:
@@ -228,25 +235,18 @@ def taken_port(host: Host, port: int) -> Iterator[bool]:
 
 
 class Clock:
-    """The clock of the processes that are started with `environment`; time that only goes on (monotonic) stays true."""
+    """The wall clock of the processes that are started with `environment`; time that only goes on (monotonic) stays true."""
 
-    def __init__(self, host: Host, file: str = "/run/clock") -> None:
-        self._file = host.path(file)
+    def __init__(self, host: Host) -> None:
+        self._file = host.path("/srv/clock")
         self.jump(0)
-        library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-        self.environment = {
-            "LD_PRELOAD": str(library),
-            "FAKETIME_TIMESTAMP_FILE": file,
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DISABLE_SHM": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "DONT_FAKE_MONOTONIC": "1",
-            "NO_FAKE_STAT": "1",
-        }
+        library = host.path("/srv/clock.so")
+        subprocess.run(["tcc", "-shared", "-nostdlib", "-o", library, SOURCE], check=True)
+        self.environment = {"LD_PRELOAD": "/srv/clock.so", "CLOCK_FILE": "/srv/clock"}
 
     def jump(self, seconds: int) -> None:
         """So far from the true time, from now on."""
-        self._file.write_text(f"{seconds:+d}\n")
+        self._file.write_text(f"{seconds}\n")
 
 
 def sshd_with(host: Host, clock: Clock) -> None:

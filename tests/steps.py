@@ -6,12 +6,13 @@ The process waits in the kernel before that call; all others go on. Whatever is 
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tests.host import Host, wait_until
-from tests.pair import Pair
+from tests.pair import ROOT, Pair
 from tests.resident import STATE
 
 LOG = "/srv/stop.log"
@@ -36,9 +37,9 @@ STEPS = (
     Step(
         1, "settle", True, "", stands="the daemon waits for the end of a burst, the peer's agent for its word to begin"
     ),
-    Step(2, "scan", True, "openat", "site.conf", stands="the master is about to read the edited file"),
+    Step(2, "scan", True, "openat", f"{ROOT}/html/a.html", stands="the master is about to read the edited file"),
     Step(3, "validate", True, "execveat", stands="in the private view on the master, before `nginx -t` begins"),
-    Step(4, "plan", False, "openat", "vhosts", stands="in the middle of the peer's scan"),
+    Step(4, "plan", False, "openat", f"{ROOT}/html", stands="in the middle of the peer's scan"),
     Step(5, "stage", False, "renameat", when=2, stands="rsync has put one file into the stage, not yet the next"),
     Step(6, "rehearse", False, "execveat", stands="in the private view on the peer, before `nginx -t` begins"),
     Step(7, "apply", False, "renameat2", when=2, stands="one path is exchanged, the next is not"),
@@ -101,4 +102,8 @@ class Stop:
         """The process goes on, if it is still there; twice is once."""
         if self._strace.poll() is None:
             self.host.signal_to(self._strace, signal.SIGTERM)
-        self._strace.wait(20)
+        try:
+            self._strace.wait(2)
+        except subprocess.TimeoutExpired:  # it lost its way when what it held was killed
+            self.host.signal_to(self._strace, signal.SIGKILL)
+            self._strace.wait(20)
