@@ -157,7 +157,9 @@ def test_a_lock_that_is_held_ends_a_run_and_says_by_whom_since_when(agent: Agent
     with held(agent.host, name) as pid, unchanged_tree(agent.host):
         answer = agent.transact(request)
     assert (answer["ok"], answer["code"]) == (False, "locked")
-    assert re.fullmatch(rf"process {pid} is at work here since {since[:-1]}.:\d\d", answer["message"]["what"])
+    assert re.fullmatch(
+        rf"process {pid} \(run theirs\) is at work here since {since[:-1]}.:\d\d", answer["message"]["what"]
+    )
     assert not agent.host.path(f"{STATE}/peer/journal").exists()
     applied(agent, {"html/index.html": "new\n"})
 

@@ -39,7 +39,16 @@ def failure_of(error: Exception, store: Store, is_open: Optional[bool] = None) -
 
 
 def busy_failure(busy: Busy) -> Failure:
-    since = busy.holder.get("since")
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since)) if since else "a moment ago"
-    what = "process %s is at work here since %s" % (busy.holder.get("pid", "?"), when)
-    return Failure("locked", what, next="wait until it ends")
+    """What holds the lock, by its own signature, which may be cut off or anything else."""
+    pid, run, by, since = (busy.holder.get(name) for name in ("pid", "run", "written_by", "since"))
+    try:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(since or "")))
+    except (TypeError, ValueError, OverflowError, OSError):
+        when = "a moment ago"
+    doing = ", ".join(part for part in ("run %s" % run if run else "", "from %s" % by if by else "") if part)
+    what = "%s%s is at work here since %s" % (
+        "process %s" % pid if pid else "another process",
+        " (%s)" % doing if doing else "",
+        when,
+    )
+    return Failure("locked", what, next="wait until it ends: `ngxsync sync --wait` waits longer")

@@ -31,7 +31,7 @@ def transact(request: Dict[str, Any], store: Store, agent: str, wait_for_go: Cal
     """
     try:
         store.prepare()
-        with store.lock("transaction", request["run"], LOCK_WAIT_S):
+        with store.lock("transaction", request["run"], LOCK_WAIT_S, request["written_by"]):
             known = store.answer(request["run"])
             return known if known is not None else _recorded(Transaction(request, store, agent, wait_for_go), store)
     except (Busy, Damaged, JournalDamaged, OSError) as error:
@@ -44,7 +44,7 @@ def _recorded(transaction: Transaction, store: Store) -> Answer:
         answer = dict(_answered(transaction, store), run=transaction.request["run"])
         _keep(answer, transaction, store)
     finally:
-        staged.forget(store)
+        staged.forget(store, transaction.request["run"])
         transaction.clean()
     return answer
 

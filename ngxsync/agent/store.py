@@ -27,7 +27,7 @@ class Damaged(Exception):
 
 
 class Busy(Exception):
-    """Another process holds the lock; `holder` is what it wrote there: {pid, run, since}."""
+    """Another process holds the lock; `holder` is what it wrote there: {pid, run, since, written_by}."""
 
     def __init__(self, holder: Dict[str, Any]) -> None:
         super(Busy, self).__init__("locked by process %s" % holder.get("pid", "?"))
@@ -218,14 +218,18 @@ class Store:
     # the two locks
 
     @contextlib.contextmanager
-    def lock(self, name: str, run: str, wait_s: float = 0.0) -> Iterator[None]:
-        """Hold "transaction" or "mixed". flock: a dead process holds nothing. Raises Busy after wait_s."""
+    def lock(self, name: str, run: str, wait_s: float = 0.0, written_by: str = "") -> Iterator[None]:
+        """Hold "transaction" or "mixed" for a run, of this host's or of `written_by`. flock: a dead process holds nothing.
+
+        Raises Busy after wait_s.
+        """
         fd = os.open(self.path(name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._take(fd, wait_s)
             with contextlib.suppress(OSError):  # a full disk costs the lock its name, never the lock
                 os.ftruncate(fd, 0)
-                os.pwrite(fd, encoded({"pid": os.getpid(), "run": run, "since": time.time()}), 0)
+                signature = {"pid": os.getpid(), "run": run, "since": time.time(), "written_by": written_by}
+                os.pwrite(fd, encoded(signature), 0)
             try:
                 yield
             finally:
@@ -268,7 +272,7 @@ class Store:
 def _holder(text: bytes) -> Dict[str, Any]:
     try:
         return dict(json.loads(text.decode("ascii")))
-    except ValueError:
+    except (ValueError, TypeError):
         return {}
 
 

@@ -104,17 +104,19 @@ def make_stage(request: Answer) -> Answer:
     store, run, trees = Store(request["state_dir"]), request["run"], request["trees"]
     if not RUN_NAME.match(run) or not all(is_clean(tree) for tree in trees):
         raise Failure("agent", "not a run, or not trees: %r, %r" % (run, trees))
+    by = str(request.get("written_by", ""))
     stages = {tree: "%s/%s/%s/%s" % (tree, OWN_FOLDER, run, STAGE) for tree in trees}
     try:
         store.prepare()
-        with store.lock("transaction", run, LOCK_WAIT_S):
+        with store.lock("transaction", run, LOCK_WAIT_S, by):
+            staged.raise_if_in_use(store, run, by)
             _settle_earlier(store)
             for tree in trees:
                 remove_run_folder(tree, None)  # stages of runs that never began
             for tree in trees:
                 _make_tree(tree)
                 make_run_folder(tree, tree, run, [STAGE])
-            staged.register(store, run, stages)
+            staged.register(store, run, stages, by)
             missing = _restore(store, stages, request["restore"]) if "restore" in request else []
     except (Busy, Damaged, journal.Damaged, OSError) as error:
         raise failure_of(error, store)

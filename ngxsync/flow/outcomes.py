@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ngxsync.core import model
 from ngxsync.core.config import PeerConfig
-from ngxsync.core.errors import AgentFailed, Held, Message, NgxsyncError, PeerUnreachable
+from ngxsync.core.errors import AgentFailed, Held, Locked, Message, NgxsyncError, PeerUnreachable
 from ngxsync.core.guards import Hold
 from ngxsync.core.model import PeerResult, Plan, Problem
 from ngxsync.core.wording import short_id
@@ -264,6 +264,12 @@ def with_state(error: PeerUnreachable, verb: str, peer: str, open_run: str) -> P
     elif error.code == "cut" and verb in ("scan", "stage", "show"):
         state = f"{peer} unchanged"
     return PeerUnreachable(replace(error.message, state=state), code=error.code)
+
+
+def failed_call(answer: Mapping[str, Any], peer: PeerConfig) -> NgxsyncError:
+    """What an answer that is no verdict is raised as: another run is at work there, or the agent could not do it."""
+    message, code = message_of(answer, peer), str(answer["code"])
+    return Locked(message) if code == "locked" else AgentFailed(message, code=code)
 
 
 def still_open(peer: PeerConfig) -> AgentFailed:

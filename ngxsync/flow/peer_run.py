@@ -11,7 +11,7 @@ from typing import Any
 
 from ngxsync.core import model
 from ngxsync.core.config import Config
-from ngxsync.core.errors import AgentFailed, Held, Message, NgxsyncError, PeerUnreachable
+from ngxsync.core.errors import AgentFailed, Held, Locked, Message, NgxsyncError, PeerUnreachable
 from ngxsync.core.excludes import make_projection
 from ngxsync.core.guards import Hold
 from ngxsync.core.memory import Quarantined
@@ -97,7 +97,8 @@ class PeerRun:
         """Finish or undo what is open there. Where that has failed, only a person's run tries it again (exit 7)."""
         if self.record.broken and not self.options.by_person:
             raise outcomes.StillBroken(self.name, self.record.broken)
-        self._call("recover", requests.common(self.config, self.peer.config, self.projection), SCAN_S)
+        request = requests.common(self.config, self.peer.config, self.projection)
+        self._call("recover", {**request, "wait_s": min(60.0, self.options.wait_s)}, SCAN_S)
 
     def _call(
         self, verb: str, request: dict[str, Any], timeout_s: float, go: Callable[[], None] | None = None
@@ -116,8 +117,8 @@ class PeerRun:
             self.record = replace(self.record, broken=message.what)
             self.memory.save_peer(self.record)
             raise outcomes.Broken(message)
-        if not answer["ok"] and verb != "transact":
-            raise AgentFailed(outcomes.message_of(answer, self.peer.config), code=str(answer["code"]))
+        if not answer["ok"] and not is_verdict and (verb != "transact" or answer["code"] == "locked"):
+            raise outcomes.failed_call(answer, self.peer.config)
         return answer
 
     def holds(self, compared: Comparison) -> tuple[Hold, ...]:
@@ -195,6 +196,7 @@ class PeerRun:
             **requests.common(self.config, self.peer.config, self.projection),
             "run": self.prepared.run,
             "trees": trees,
+            "written_by": self.master.name,
         }
         with self.timed("stage"):
             stages: dict[str, str] = self._call("stage", request, ASK_S)["stages"]
@@ -231,7 +233,7 @@ class PeerRun:
         with self.timed("transact"):
             try:
                 answer = self._call("transact", request, timeout_s, self._go)
-            except (outcomes.Superseded, Held):
+            except (outcomes.Superseded, Held, Locked):
                 self._note_open("")  # given up before it began
                 raise
             except (PeerUnreachable, AgentFailed) as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ngxsync.core import model
 from ngxsync.core.config import Config, raise_if_unknown
-from ngxsync.core.errors import Held, MasterInvalid, Message, NgxsyncError, SourceChanged
+from ngxsync.core.errors import Held, Locked, MasterInvalid, Message, NgxsyncError, SourceChanged
 from ngxsync.core.excludes import make_projection
 from ngxsync.core.model import PeerResult, Plan, Problem, RunResult, Snapshot, worst_exit
 from ngxsync.core.render import json_run
@@ -25,6 +25,7 @@ from ngxsync.flow.peer_run import PeerRun
 
 ATTEMPTS = 3  # of scanning anew where master or peer changed while a run was at work
 RUNS_KEPT = 500  # whatever they did; and of those that changed something as many as the peers keep
+ASK_AGAIN_S = 1.0
 
 
 class Pipeline:
@@ -141,7 +142,7 @@ class Pipeline:
                 work = self.peer_run(peer, prepared, options)
                 timings = work.timings
                 try:
-                    result = work.sync()
+                    result = self._once_free(work, options)
                     break
                 except (SourceChanged, outcomes.TransactionFailed) as error:
                     again = isinstance(error, SourceChanged) or error.code in outcomes.TRY_AGAIN
@@ -161,6 +162,18 @@ class Pipeline:
 
     def peer_run(self, peer: Peer, prepared: Prepared, options: Options) -> PeerRun:
         return PeerRun(self.config, self.master, peer, self.memory, prepared, options)
+
+    @staticmethod
+    def _once_free(work: PeerRun, options: Options) -> PeerResult:
+        """The run on this peer as soon as no other master's is at work there. Raises Locked after `wait_s`."""
+        end = time.monotonic() + options.wait_s
+        while True:
+            try:
+                return work.sync()
+            except Locked:
+                if time.monotonic() >= end or options.brake.is_abandoned:
+                    raise
+                time.sleep(min(ASK_AGAIN_S, max(0.0, end - time.monotonic())))
 
     def _raise_if_paused(self, name: str, options: Options) -> None:
         pause = self.memory.active_pause(name)
