@@ -209,11 +209,12 @@ def test_answers_of_runs_that_changed_nothing_are_bounded_too(agent: Agent) -> N
         text = json.dumps({**answer, "run": f"r{number}", "sequence": 100 + number})
         peer(agent.host, "runs", f"r{number}.json").write_text(text)
     peer(agent.host, "sequence.json").write_text("1000")
-    last = changed(agent, "new\n")
+    last = change(agent, {"conf/vhosts/bad.conf": "nonsense;\n"})
+    assert (last["outcome"], last["warnings"]) == ("refused", [])
     left = recorded(agent.host)
-    assert len([run for run in left if run.startswith("r")]) == ANSWERS
-    assert "r29" not in left
-    assert {"r30", f"r{ANSWERS + 29}", last} <= set(left)
+    assert len([run for run in left if run.startswith("r")]) == ANSWERS - 1
+    assert "r30" not in left
+    assert {"r31", f"r{ANSWERS + 29}", last["run"]} <= set(left)
 
 
 def test_a_damaged_record_of_changes_stops_the_sweep_of_contents_and_is_named(agent: Agent) -> None:

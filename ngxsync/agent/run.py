@@ -67,7 +67,7 @@ def _keep(answer: Answer, transaction: Transaction, store: Store) -> None:
             remove_old_agents(transaction.request["state_dir"], transaction.agent, store.journal, time.time())
         except (OSError, JournalDamaged) as error:
             answer["warnings"].append("agents of earlier releases could not be removed: %s" % error)
-        _tidy(answer, transaction, store)
+    _tidy(answer, transaction, store)
 
 
 def _tidy(answer: Answer, transaction: Transaction, store: Store) -> None:
