@@ -20,6 +20,7 @@ from tests.pair import BASE_TREE, ROOT, Pair, write_tree
 SETUP = Path(__file__).with_name("container.sh")
 UNITS = "/etc/systemd/system"
 BOOT_S = 60.0
+HELD = ("setpriv", "--pdeathsig", "KILL")  # ends with the tests, however they end
 
 # Debian's units run /etc/nginx; the tests' tree is the tutorial's
 NGINX_UNIT = """\
@@ -64,11 +65,11 @@ class Container(Host):
         self.name, self.address, self.folder, self._shown = name, address, folder, list(shown)
         self.machine: subprocess.Popen[bytes] | None = None
         self.boots = 0
+        self.shown_at: dict[str, str] = {}  # where in the container further folders of this machine are seen, read-only
         for below in ("scratch", "disk"):
             (folder / below).mkdir(parents=True)
         self.process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--net", "--propagation", "private"]
-            + ["sh", str(SETUP), str(folder), name],
+            [*HELD, "unshare", "--mount", "--net", "--propagation", "private", "sh", str(SETUP), str(folder), name],
             env={**ENVIRONMENT, "ON_DISK": " ".join(ON_DISK), "EMPTIED": " ".join(EMPTIED)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -121,6 +122,7 @@ class Container(Host):
         assert not self.is_on()
         self.boots += 1
         binds = [f"--bind-ro={_escaped(folder)}" for folder in self._shown]
+        binds += [f"--bind-ro={_escaped(folder)}:{place}" for place, folder in self.shown_at.items()]
         cgroup = f"{self.folder.parent.name}-{self.name}-{self.boots}"
         nspawn = [
             "systemd-nspawn",
@@ -142,7 +144,7 @@ class Container(Host):
         enter = ["nsenter", "--target", str(self.process.pid), "--mount", "--"]
         self._console = (self.folder / f"console-{self.boots}").open("w")
         self.machine = subprocess.Popen(
-            ["sh", "-c", JOIN_CGROUP, "sh", cgroup, *enter, "setpriv", "--pdeathsig", "KILL", *nspawn],
+            ["sh", "-c", JOIN_CGROUP, "sh", cgroup, *enter, *HELD, *nspawn],
             env={**ENVIRONMENT, "SYSTEMD_NSPAWN_LOCK": "0"},
             stdin=subprocess.DEVNULL,
             stdout=self._console,
@@ -192,7 +194,7 @@ class Container(Host):
         return self.systemctl("show", "--property", name, "--value", unit)
 
     def log_of(self, unit: str) -> str:
-        """What the unit wrote since this boot."""
+        """What the unit wrote, and systemd about it, since this boot."""
         return self.run(["journalctl", "--boot", "--output=cat", "--no-pager", f"--unit={unit}"]).stdout
 
     # what is another than in a host of namespaces
@@ -252,16 +254,16 @@ def _escaped(folder: str) -> str:
     return re.sub(r"([\\:])", r"\\\1", folder)
 
 
-def make_container_pair(*kinds: type[Host]) -> Pair:
+def make_container_pair(*kinds: type[Host], boot: bool = True) -> Pair:
     """Hosts of these kinds, up, with equal base trees, web1's key on the others and a minimal config.ini."""
     pair = Pair(len(kinds), kinds=kinds)
     for host in pair.hosts:
         write_tree(host, ROOT, BASE_TREE)
         pair.authorise(host)
     for host in pair.hosts:
-        if isinstance(host, Container):
-            host.boot()
-        else:
+        if not isinstance(host, Container):
             host.start_nginx()
+        elif boot:
+            host.boot()
     pair.write_config()
     return pair
