@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.hosts import Host
 from tests.liar import GONE, Liar, liar
 from tests.pair import ROOT, manifest_of, snapshot_inodes, write_tree
 from tests.resident import Resident, Run, by_hand, raise_if_not_in_sync, site
@@ -255,3 +256,57 @@ def test_whatever_a_peer_answers_the_master_ends_cleanly(lying: Liar, synced: Re
     lying.repents()
     assert by_hand(pair, "--yes", "--force", "generation").exit == 0
     assert manifest_of(pair.web1) == manifest_of(pair.web2)
+
+
+NOISE = {
+    "stderr": "echo welcome >&2",
+    "stdout": "echo welcome to $(hostname)",
+    "half a line": "printf 'no newline at the end'",
+    "json-like": """echo '{"ok": true}'; echo '{"ok": false, "code": "x"}'""",
+    "10 MB": "head -c 10000000 /dev/zero | tr '\\0' 'x'; head -c 10000000 /dev/zero | tr '\\0' '\\n'",
+    "escapes": r"printf '\033]0;owned\007\233\n'",
+    "after": "trap 'echo bye; echo {ok} true' EXIT",
+    "around": "printf before; trap 'printf after' EXIT",
+}
+
+
+@pytest.fixture
+def bashrc(synced: Resident) -> Iterator[Host]:
+    """web2, whose root has a ~/.bashrc that the test may write."""
+    host = synced.pair.web2
+    file = host.path("/root/.bashrc")
+    before = file.read_bytes() if file.exists() else None
+    yield host
+    if before is None:
+        file.unlink()
+    else:
+        file.write_bytes(before)
+
+
+@pytest.mark.parametrize("kind", NOISE)
+def test_a_noisy_login_shell_is_heard_over_or_named(bashrc: Host, synced: Resident, kind: str) -> None:
+    """The agent's answers are found in any noise; rsync cannot stand it, and the message says where to look."""
+    pair = synced.pair
+    bashrc.path("/root/.bashrc").write_text(NOISE[kind] + "\n")
+    raise_if_not_in_sync(synced)
+    pair.web1.path(f"{ROOT}/html/index.html").unlink()
+    assert synced.sync().outcome == "applied"
+    write_tree(pair.web1, ROOT, site("new"))
+    run = synced.sync()
+    if kind in ("stderr", "after"):
+        assert (run.exit, run.outcome) == (0, "applied"), run
+        assert manifest_of(pair.web1) == manifest_of(pair.web2)
+    else:
+        assert (run.exit, run.code) == (4, "noisy-shell"), run
+        assert ".bashrc" in run.text
+        assert "unchanged" in run.text
+    assert all(char.isprintable() or char == "\n" for char in run.text), repr(run.text)
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_shell_that_lets_nobody_in_is_named(bashrc: Host, synced: Resident, status: int) -> None:
+    bashrc.path("/root/.bashrc").write_text(f"echo This account is closed; exit {status}\n")
+    run = synced.sync()
+    assert (run.exit, run.code) == (4, "noisy-shell"), run
+    assert "the login shell on web2 answers `scan` in place of the agent: This account is closed" in run.text
+    assert ".bashrc" in run.text

@@ -64,7 +64,8 @@ def main(argv: List[str]) -> int:
         from . import inspection
 
         return inspection.by_hand(verb, lambda request: answered(verb, request))
-    sys.stdout.write(json.dumps(guarded(lambda: answered_text(verb, text))) + "\n")
+    # on a line of its own, whatever the login shell wrote before
+    sys.stdout.write("\n" + json.dumps(guarded(lambda: answered_text(verb, text))) + "\n")
     sys.stdout.flush()
     return 0
 

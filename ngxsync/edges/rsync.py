@@ -49,6 +49,7 @@ NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded|Read-only fil
 NO_RSYNC = re.compile(r"rsync: (?:command )?not found|rsync: No such file|command not found.*rsync", re.IGNORECASE)
 VANISHED = re.compile(r"vanished|\[sender\].*(?:No such file|Not a directory|Too many levels|No data available)")
 PROGRESS = re.compile(rb"^\s*([\d,.']+)\s+(\d+)%")
+NOISY = re.compile(r"is your shell clean|protocol version mismatch|unexpected tag|protocol incompatibility|overflow")
 SENT = re.compile(r"Total bytes sent: ([\d,.']+)")
 
 
@@ -202,7 +203,7 @@ def failure(status: int, complaints: str, where: str) -> NgxsyncError:
         return TransferFailed(message("install rsync on both hosts: apt-get install rsync"), code="no-rsync")
     if status == 24 or (status in (3, 23) and VANISHED.search(complaints)):
         return SourceChanged(message("none needed: the master's files changed meanwhile and are scanned again"))
-    if status == 2:
+    if status == 2 or (status == 12 and NOISY.search(complaints)):
         return TransferFailed(
             message("the login shell there must print nothing: look at its .bashrc"), code="noisy-shell"
         )

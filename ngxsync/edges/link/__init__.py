@@ -294,6 +294,10 @@ class Link:
 
     def _no_answer(self, verb: str, outcome: Outcome) -> AgentFailed:
         name, said = self.settings.name, tail(outcome.stderr) or tail(outcome.stdout) or "it said nothing"
+        if outcome.stdout.strip() and not outcome.stderr.strip():
+            what = f"the login shell on {name} answers `{verb}` in place of the agent: {said}"
+            hint = f"look on {name} at ~/.bashrc and at the login shell of {self.settings.user}: it must print nothing"
+            raise AgentFailed(Message(what, self.settings.where, f"{name} unchanged", hint), code="noisy-shell")
         what = f"the agent on {name} ended with status {outcome.status} instead of an answer to `{verb}`: {said}"
         state = "what it had begun, the next contact finishes or undoes"
         return AgentFailed(Message(what, self.settings.where, state, f"look on {name}: journalctl -e, df -h, free"))

@@ -29,6 +29,7 @@ logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
 CONNECTION_ERRORS = (SSHException, OSError, EOFError)
 ANSWER_LIMIT = 256 * 1024 * 1024
 CHUNK = 1 << 16
+NOISE_LINES = 100  # that may follow an answer
 Channel = paramiko.Channel
 
 
@@ -42,13 +43,14 @@ class Outcome:
 
     @property
     def answer(self) -> dict[str, Any] | None:
-        """The last line as the agent's JSON object; a noisy .bashrc may have written before it."""
-        line = self.stdout.rstrip().rpartition(b"\n")[2]
-        try:
-            value = json.loads(line)
-        except ValueError:
-            return None
-        return value if isinstance(value, dict) and isinstance(value.get("ok"), bool) else None
+        """The last line that is a JSON object with `ok`; a noisy .bashrc may have written before it, its EXIT trap after it."""
+        for line in reversed(self.stdout.rstrip().rsplit(b"\n", NOISE_LINES)):
+            if line.startswith(b"{"):
+                with suppress(ValueError, RecursionError):
+                    value = json.loads(line)
+                    if isinstance(value.get("ok"), bool):
+                        return dict(value)
+        return None
 
 
 class Wire:
