@@ -57,7 +57,9 @@ def test_a_sound_pair_passes_and_nothing_is_left_on_the_peer(pair: Pair) -> None
     done = pair.ngxsync("check")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAILED" not in done.stdout
-    assert "WARNING" not in done.stdout
+    assert done.stdout.count("WARNING") == 1
+    assert "  restricted key: WARNING (whoever gets this key has a shell there)\n" in done.stdout
+    assert "    hint: ngxsync peer install web2\n" in done.stdout
     assert done.stdout.startswith("web1\n  configuration: OK (/etc/ngxsync/config.ini)\n")
     assert "\nweb2\n  key: OK (/etc/ngxsync/id_ed25519)\n  connection: OK (root@192.0.2.2:22)\n" in done.stdout
     assert "  both ssh stacks: OK (root@web2 by fabric and by OpenSSH)\n" in done.stdout
@@ -96,7 +98,7 @@ def test_a_wrong_configuration_and_an_unknown_peer_are_usage(pair: Pair) -> None
 @pytest.mark.parametrize(
     ("spoil", "name", "what", "hint"),
     [
-        ("rm /etc/ngxsync/id_ed25519", "key", "no such file", "ssh-keygen -t ed25519"),
+        ("rm /etc/ngxsync/id_ed25519", "key", "no such file", "ngxsync peer install"),
         ("chmod 644 /etc/ngxsync/id_ed25519", "key", "others can read it", "chmod 600 /etc/ngxsync/id_ed25519"),
         (
             "cd /etc/ngxsync; ssh-keygen -y -f id_ed25519 >/tmp/k; cat /tmp/k >id_ed25519; chmod 644 id_ed25519",

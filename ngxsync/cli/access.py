@@ -199,14 +199,16 @@ def _own_key(path: Path) -> tuple[str, bool]:
     return keys.make_key(path, f"ngxsync@{socket.gethostname()}"), True
 
 
-def command_for(access: Access) -> str:
-    """The one command after which the peer can be reached: ssh itself asks about the host key, and pins it in our file."""
+def command_for(access: Access, peer: str, config: str) -> str:
+    """The one command after which the peer can be reached; it asks about the host key, and pins it in our file.
+
+    `config` is the option that names config.ini, "" where it is the usual one.
+    """
     own = access.settings
+    if access.public_key:
+        return f"ngxsync peer install {peer}{config}"
     options = ["-o", f"UserKnownHostsFile={own.known_hosts}", "-o", "GlobalKnownHostsFile=/dev/null"]
     options += ["-o", "HashKnownHosts=no", "-p", str(own.port)]
     if own.jump:
         options += ["-o", f"ProxyJump={own.jump}"]
-    where = f"{own.user}@{own.host}"
-    if access.public_key:
-        return shlex.join(["ssh-copy-id", "-i", f"{own.identity}.pub", *options, where])
-    return shlex.join(["ssh", "-i", str(own.identity), *options, where, "true"])
+    return shlex.join(["ssh", "-i", str(own.identity), *options, f"{own.user}@{own.host}", "true"])

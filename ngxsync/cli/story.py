@@ -77,7 +77,7 @@ def _access(peer: DraftPeer, access: Access) -> Iterator[str]:
         return
     if access.public_key:
         made = "a new key was made" if access.is_new_key else "ngxsync has a key"
-        yield f"  {made}: {own.identity}; this line belongs into the authorized_keys of {own.user} there:"
+        yield f"  {made}: {own.identity}; the next command lets it in as {own.user} there:"
         yield f"  {access.public_key}"
 
 
@@ -120,5 +120,5 @@ def _next_command(found: Found, file: Path) -> str:
     config = "" if file == DEFAULT_FILE else f" --config {file}"
     if found.is_ready:
         return f"ngxsync sync{config}"
-    commands = [command_for(access) for _, access in _peers(found) if access.state != WORKS]
+    commands = [command_for(access, peer.name, config) for peer, access in _peers(found) if access.state != WORKS]
     return " && ".join([*commands, f"ngxsync check{config}"])

@@ -35,6 +35,14 @@ def judge_same_host(master: str, whoami: tuple[str, str], user: str, host: str) 
     return Check(host, name, OK, told)
 
 
+def judge_gate(host: str, has_gate: bool) -> Check:
+    """Whether the key is a restricted one."""
+    if has_gate:
+        return Check(host, "restricted key", OK, "it calls the agent and fills a stage, and opens no shell")
+    told = "whoever gets this key has a shell there"
+    return Check(host, "restricted key", WARNING, told, f"ngxsync peer install {host}")
+
+
 def judge_rsync(host: str, version: str) -> Check:
     if not version:
         hint = "install rsync there, or put it into the PATH of logins without a terminal"

@@ -147,7 +147,8 @@ WHY = {
     ),
     "auth": (
         "{name} does not let {user} in with the key {identity}",
-        "add {identity}.pub to the authorized_keys of {user} on {name}, and try: {login}",
+        "`ngxsync peer install {name}` lets it in, restricted; or add {identity}.pub to the authorized_keys of {user} on {name}, "
+        "and try: {login}",
     ),
     "refused": ("no sshd listens there", "start sshd on {name}, or correct host and port"),
     "name": ("this host name has no address", "correct `host` in the configuration, or DNS or /etc/hosts"),

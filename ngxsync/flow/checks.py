@@ -141,7 +141,9 @@ def check_peer(
     except NgxsyncError as error:
         yield check_of_message(name, "agent", error.message)
         return
-    yield Check(name, "agent", OK, f"protocol {hello['protocol']}, Python {hello['python']}, from a temporary folder")
+    started = "behind its gate" if hello.get("gate") is True else "from a temporary folder"
+    yield Check(name, "agent", OK, f"protocol {hello['protocol']}, Python {hello['python']}, {started}")
+    yield judge_pair.judge_gate(name, hello.get("gate") is True)
     yield judge_pair.judge_clock(name, hello["now"] - (asked + answered) / 2, (answered - asked) / 2)
     yield from judge_peer(config, peer.config, view, facts, owners=owners)
     yield judge_excludes(config, peer.config, view.named.self_excludes, checked.record)
@@ -185,7 +187,7 @@ def judge_peer(config: Config, peer: PeerConfig, view: MasterView, facts: Facts,
 
 
 KEY_PROBLEMS = {
-    "missing": ("there is no such file", "make one: ssh-keygen -t ed25519 -N '' -f {path}; ssh-copy-id -i {path}.pub"),
+    "missing": ("there is no such file", "ngxsync peer install makes one, and lets it in there"),
     "unreadable": ("it cannot be read by this user", "run as root, as the daemon does"),
     "open": ("others can read it, and ssh then refuses it", "chmod 600 {path}"),
     "locked": ("it has a passphrase, which nobody is there to type", "ssh-keygen -p -N '' -f {path}"),
