@@ -32,10 +32,8 @@ def restore(store: Store, stages: Dict[str, str], wanted: Dict[str, str]) -> Lis
 
 def _make_folders(anchor: Anchor, stage: str, parts: List[str]) -> None:
     for depth in range(len(parts)):
-        with (
-            anchor.parent("/".join([stage] + parts[: depth + 1])) as (folder, name),
-            contextlib.suppress(FileExistsError),
-        ):
+        path = "/".join([stage] + parts[: depth + 1])
+        with anchor.parent(path) as (folder, name), contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=folder)
 
 
