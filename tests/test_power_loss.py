@@ -127,11 +127,11 @@ def test_the_disk_at_each_moment_of_a_run_is_mended_to_exactly_old_or_new(machin
             assert recovered["ok"], (where, recovered)
             assert recovered.get("edited", []) == [], (where, "nobody edited anything")
             machine.raise_if_not(expected, where)
+            assert left_in_stages(machine.host) == [], where
             machine.copy("again")
             machine.lose_power("again")
             assert machine.agent.call("recover") == {"ok": True, "recovered": None}, (where, "recovery is durable, too")
             machine.raise_if_not(expected, where)
-            assert left_in_stages(machine.host) == [], where
             if expected == new:
                 machine.raise_if_not_kept(old, where)
         with process:
