@@ -355,6 +355,25 @@ def test_a_disk_that_stops_the_sweep_is_a_warning_and_never_a_failed_run(agent: 
     assert len(restorable(agent)) == 2
 
 
+def test_a_full_disk_is_swept_as_any_other(agent: Agent) -> None:
+    for number in range(4):
+        changed(agent, f"page {number}\n")
+    make_old(agent.host)
+    there, aside = f"{STATE}/peer", f"{STATE}/aside"
+    full = (
+        f"mv {there} {aside}; mkdir {there}; mount -t tmpfs -o size=2m,mode=700 none {there}; cp -a {aside}/. {there}"
+    )
+    agent.host.run(["sh", "-c", f"{full}; dd if=/dev/zero of={there}/filler bs=4k; true"])
+    try:
+        assert os.statvfs(peer(agent.host)).f_bavail == 0
+        assert agent.call("recover", keep=FEW) == {"ok": True, "recovered": None}
+        assert os.statvfs(peer(agent.host)).f_bavail > 0
+        assert blobs(agent.host) == {b"page 1\n", b"page 2\n"}
+        assert len(restorable(agent)) == 2
+    finally:
+        agent.host.run(["umount", there])
+
+
 # how much
 
 

@@ -5,6 +5,7 @@ loses first what it replaced (its changes, edits, manifest), then its answer, an
 no record is left that names a blob which is gone, and the next sweep takes what is left over.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -146,7 +147,8 @@ def _sweep(records: Records, keep: Keep, now: float, end: float, warnings: List[
     snapshots = {run.name for run in runs if run.is_accepted} | needed | unknown
     lost = [path for run, path in sorted(records.manifests.items()) if run not in snapshots and run not in gone]
 
-    os.close(os.open(store.path(UNFINISHED), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    with contextlib.suppress(OSError):  # on a full disk it is most wanted that the sweep goes on
+        os.close(os.open(store.path(UNFINISHED), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     parts = [(run, _existing(records.manifests.get(run)) + records.parts.get(run, [])) for run in gone]
     removed = _remove_runs(parts, end)
     _remove_durably(lost)
@@ -156,7 +158,8 @@ def _sweep(records: Records, keep: Keep, now: float, end: float, warnings: List[
         return
     named = [item.before[6] for item in opened.items if item.before] if opened else []
     if _remove_blobs(store, marked.union(named), end) and len(removed) == len(gone):
-        os.unlink(store.path(UNFINISHED))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(store.path(UNFINISHED))
 
 
 def _existing(path: Optional[str]) -> List[str]:
