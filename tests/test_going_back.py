@@ -243,7 +243,7 @@ def test_the_message_of_the_hold() -> None:
     hold = rolled_back_hold(rolled_back(bad, good), Snapshot(bad, projection()), everywhere, "web2", now=110.0)
     assert hold is not None
     assert hold.code == "rolled-back"
-    assert hold.message.what.startswith("web2 was rolled back to the snapshot of run 7 by run 9, ")
+    assert hold.message.what.startswith("rolled back to the snapshot of run 7 by run 9, ")
     assert hold.message.what.endswith(f" (1m00s ago), and this host still has what was taken back: {TREE}/a")
     assert hold.message.state == "web2 unchanged"
     assert (

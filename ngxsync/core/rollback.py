@@ -144,7 +144,7 @@ def rolled_back_hold(
         return None
     to = f" to the snapshot of run {accepted['restores']}" if accepted.get("restores") else ""
     what = (
-        f"{peer} was rolled back{to} by run {accepted['run']}, {render_time(float(accepted['at']), now)}, "
+        f"rolled back{to} by run {accepted['run']}, {render_time(float(accepted['at']), now)}, "
         f"and this host still has what was taken back: {listed(paths)}"
     )
     mend = "mend it here" if len(paths) == 1 else f"mend these {len(paths)} paths here"

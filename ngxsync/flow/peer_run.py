@@ -319,8 +319,8 @@ class PeerRun:
         """What a person wants to know of a plan that was applied."""
         edited = [change.path for change in compared.plan.changes if change.cause in (DRIFT, CONFLICT)]
         if edited:
-            kept = f"{self.name}:{self.peer.config.state_dir}/peer"
-            yield f"edited on {self.name}, now as here; what was there is kept in {kept}: {listed(edited)}"
+            back = f"`ngxsync rollback {self.prepared.run} --path PATH` brings back what was there"
+            yield f"edited on {self.name}, now as here; {back}: {listed(edited)}"
         yield from undone_rollback(compared)
         if self.left:
             yield f"left as it is on {self.name} (the next run is held for it again): {listed(self.left)}"

@@ -88,7 +88,9 @@ class Rollback(Pipeline):
         if message is None or not result.exit:
             return result
         # the holds and failures of a sync, whose next step is here this command
-        return replace(result, message=replace(message, next=message.next.replace("ngxsync sync", "ngxsync rollback")))
+        hint = message.next.replace("ngxsync sync", "ngxsync rollback")
+        hint = hint.replace("it is tried again", "`ngxsync rollback` tries it again")
+        return replace(result, message=replace(message, next=hint))
 
     def result(
         self, prepared: Prepared, results: tuple[PeerResult, ...], options: Options, started: float
@@ -107,7 +109,8 @@ class Rollback(Pipeline):
         if result.outcome == model.APPLIED and work.planned != work.snapshot.manifest:
             word = model.HELD if work.hold else model.PENDING
             record = self.memory.load_peer(name)
-            self.memory.save_peer(replace(record, word=word, message=work.hold and work.hold.message))
+            message = work.hold and work.hold.message
+            self.memory.save_peer(replace(record, word=word, since=record.last_run_at, message=message))
 
 
 class RollbackRun(PeerRun):
@@ -124,6 +127,7 @@ class RollbackRun(PeerRun):
         compared = super().compare(**again)
         if compared.snapshot is not self.snapshot:
             return compared  # asked anew, and planned there
+        self.plan = Plan()  # what a sync would do was not asked
         if self.goal.paths:
             found = self._with_paths(compared)
         else:
