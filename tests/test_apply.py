@@ -20,6 +20,7 @@ import pytest
 
 from ngxsync.agent.manifest import Entry, from_json, snapshot_id
 from tests.agent import STATE, Agent, File, agent_argv
+from tests.faults import DISK, Disk
 from tests.hosts import Host, wait_until
 from tests.pair import ROOT, Pair, manifest_of
 
@@ -197,6 +198,24 @@ def test_a_removed_directory_comes_back_with_its_attributes(agent: Agent) -> Non
     assert answer["outcome"] == "undone"
     assert manifest_of(agent.host) == tree
     assert os.getxattr(folder, "user.note") == b"mine"
+
+
+def test_a_removed_directory_comes_back_also_where_the_disk_is_full_by_then(agent: Agent) -> None:
+    folder = live(agent.host, "html/private")
+    folder.mkdir(mode=0o750)
+    disk = Disk(agent.host)
+    tree = manifest_of(agent.host)
+    write = f"dd if=/dev/zero of={DISK}/filler oflag=append conv=notrunc"
+    fill = f"for bs in 1M 1k 1k 1k; do {write} bs=$bs; sync -f {DISK}; done 2> /dev/null"
+    signal = f"kill -HUP $(cat {ROOT}/logs/nginx.pid)"
+    agent.settings.update(reload=f"{fill}; {signal}", probe="http://127.0.0.1:1/", prove_timeout_s=2.0)
+    answer = agent.transact(agent.plan({"html/private": None, "html/index.html": None}))
+    assert answer["outcome"] == "undone", answer
+    assert any("No space left on device" in warning for warning in answer["warnings"])
+    assert manifest_of(agent.host) == tree
+    disk.clear()
+    assert agent.call("recover")["ok"]
+    assert manifest_of(agent.host) == tree
 
 
 def test_a_hard_link_is_broken_and_said(agent: Agent) -> None:

@@ -38,9 +38,12 @@ def prepare(exchange: Exchange, folder_of: Dict[str, str]) -> List[str]:
 def _prepare(exchange: Exchange, item: Item, folder_of: Dict[str, str], warnings: List[str]) -> Item:
     with _live_or_nothing(exchange, item) as (folder, name):
         live_inode, xattrs = _known(item, folder, name, warnings) if folder is not None else (0, {})
+    prep, prepared = exchange.prep(item), str(item.number)
+    if item.action == "rmdir":  # its like lies ready: where the disk is full by then, undo could not make it
+        os.mkdir(prepared, 0o700, dir_fd=prep)
+        exchange.set_entry_attributes(prepared, prep, exchange.entry(item.before), xattrs)
     if item.action not in ("exchange", "create", "mkdir"):
         return item._replace(xattrs=xattrs, live_inode=live_inode)
-    prep, prepared = exchange.prep(item), str(item.number)
     after = exchange.entry(item.after)
     _make(exchange, item, after, folder_of)
     refused = exchange.set_entry_attributes(prepared, prep, after, xattrs)

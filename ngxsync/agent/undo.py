@@ -127,13 +127,12 @@ class Undo:
             self.edited.append(item.path)  # somebody put something into it since: it stays
 
     def _rmdir(self, item: Item, folder: int, name: str) -> None:
-        """Made and dressed in our folder first, so that a crash leaves no half of it."""
+        """Its like lies ready in our folder, so that this needs no room and a crash leaves no half of it."""
         if renames.inode(name, folder):
             return
         prep, fresh = self.exchange.prep(item), str(item.number)
-        if self._inode(item):
-            os.rmdir(fresh, dir_fd=prep)
-        os.mkdir(fresh, 0o700, dir_fd=prep)
+        if not self._inode(item):  # a journal of a release that made none
+            os.mkdir(fresh, 0o700, dir_fd=prep)
         self.exchange.set_entry_attributes(fresh, prep, self.exchange.entry(item.before), item.xattrs)
         renames.create(prep, fresh, folder, name)
 
