@@ -21,6 +21,7 @@ ELSEWHERE = "conf/vhosts/elsewhere.conf"
 PORT = "conf/vhosts/port.conf"
 ONLY_ON_MASTER = "/opt/ngxsync-storm/only-here.conf"
 MENDED = (BROKEN, ELSEWHERE, PORT)  # what `calm` takes away
+COUPLED = 12  # vhosts that fit only one zone
 MANY = 70  # entries in the areas: from then on more is deleted than made
 
 NAMES = (
@@ -165,6 +166,14 @@ def tls_edits(certificate: str, key: str) -> list[Edit]:
         Edit("by-temporary", "conf/tls/a.key", text=key, number=0o600),
         Edit("by-temporary", f"{VHOSTS}/tls.conf", text=vhost),
     ]
+
+
+def coupled_edits(number: int) -> list[Edit]:
+    """Files that fit only one another: where some are old and some new, nginx refuses all."""
+    zone = f"limit_req_zone $binary_remote_addr zone=z{number}:64k rate=100r/s;\n"
+    server = "server {{ listen 80; server_name c{0}; limit_req zone=z{1}; return 200 c; }}\n"
+    texts = {"00-zone": zone, **{f"coupled-{count}": server.format(count, number) for count in range(COUPLED)}}
+    return [Edit("by-temporary", f"{VHOSTS}/{name}.conf", text=text) for name, text in texts.items()]
 
 
 def break_edit(chance: random.Random) -> Edit:

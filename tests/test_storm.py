@@ -1,15 +1,21 @@
-"""A bounded storm of random edits and faults on a pair of its own: one seed that stays, and one that is new each time."""
+"""A bounded storm on a pair of its own, by one seed that stays and one that is new each time; and that the storm sees what is wrong."""
 
 from __future__ import annotations
 
 import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.pair import Pair, make_pair
+from tests import edits, invariants
+from tests.hosts import wait_until
+from tests.observation import Entry, Seen, sha256, walk
+from tests.pair import ROOT, Pair, make_pair, write_tree
+from tests.resident import Resident
 from tests.storm import storm
+from tests.watched import Watched
 
 ROUNDS = 12
 SEEDS = {
@@ -35,3 +41,99 @@ def test_a_storm_breaks_no_promise(own_pair: Pair, seed: str) -> None:
     assert totals["pages"] > 0
     assert totals["tests"] > 0
     assert running.counts["checks"]["made"] > ROUNDS / 2
+
+
+def test_one_changed_file_has_no_window(synced: Resident) -> None:
+    """nginx -t of the live tree, again and again, meets the old or the new; a client too."""
+    pair = synced.pair
+    write_tree(pair.web1, ROOT, {path: edits.stamp_text(path, 0) for path in edits.STAMPS})
+    assert synced.sync().exit == 0
+    watched = Watched(pair)
+    watched.start_reader()
+    try:
+        wait_until(lambda: not watched.complaints() and watched.sums["tests"], "the reader is at work", 20.0)
+        for generation in range(1, 11):
+            path = edits.STAMPS[generation % 2]
+            write_tree(pair.web1, ROOT, {path: edits.stamp_text(path, generation)})
+            run = synced.sync()
+            assert (run.exit, len(run.changes)) == (0, 1), run
+        totals = watched.totals()
+    finally:
+        watched.close()
+    assert totals["pages"] > 0
+    assert not totals.get("refused_in_window")
+
+
+# the same seed, the same edits
+
+
+def test_the_same_seed_makes_the_same_edits(tmp_path: Path) -> None:
+    seen = []
+    for name in ("one", "two"):
+        top = tmp_path / name
+        for area in edits.AREAS:
+            (top / area).mkdir(parents=True)
+        chance = random.Random(7)
+        made = []
+        for number in range(300):
+            made.append(edits.next_edit(chance, edits.kinds_of(top), number))
+            for _ in edits.apply_edit(top, made[-1]):
+                pass
+        contents = {path: (entry.kind, entry.mode, entry.user, entry.content) for path, entry in walk(top).items()}
+        seen.append((made, contents))
+    assert seen[0] == seen[1]
+    assert {edit.kind for edit in seen[0][0]} >= {"vi", "sed", "emacs", "hard-link", "folder-to-file", "file-to-folder"}
+
+
+# each kind of violation is seen
+
+FILE = Entry("-", 0o644, 0, 0, 1, sha256(b"one"))
+OTHER = FILE._replace(content=sha256(b"two"))
+STAMP = edits.STAMPS[0]
+
+
+def stamp(generation: int) -> str:
+    return sha256(edits.stamp_text(STAMP, generation).encode())
+
+
+def seen(served: int, recorded: int, live: int, *, proven: bool = True) -> Seen:
+    bodies = dict.fromkeys(edits.STAMPS, f"generation {served}\n")
+    tree = {STAMP: FILE._replace(content=stamp(live))}
+    return Seen(tree, "", bodies, {"proven": proven}, {STAMP: stamp(recorded)}, frozenset())
+
+
+def test_a_tree_that_the_master_never_had_is_seen() -> None:
+    states = [{"a": FILE, "b": FILE}, {"a": OTHER, "b": OTHER}]
+    assert invariants.check_state({"a": OTHER, "b": OTHER}, states, {}) == []
+    [what] = invariants.check_state({"a": OTHER, "b": FILE}, states, {})
+    assert what.startswith("the peer's tree is no state that the master had")
+
+
+@pytest.mark.parametrize("change", [{"mode": 0o600}, {"user": 33}, {"mtime_ns": 2}, {"kind": "l"}])
+def test_a_single_attribute_is_seen(change: dict[str, int | str]) -> None:
+    assert invariants.check_state({"a": FILE._replace(**change)}, [{"a": FILE}], {})  # type: ignore[arg-type]
+
+
+def test_what_the_peers_own_edits_made_is_allowed_where_they_were_made() -> None:
+    assert invariants.check_state({"a": OTHER}, [{"a": FILE}], {"a": [OTHER]}) == []
+    assert invariants.check_state({}, [{"a": FILE}], {"a": [None]}) == []
+    assert invariants.check_state({"a": OTHER}, [{"a": FILE}], {"b": [OTHER]})
+
+
+def test_what_is_proven_and_not_served_is_seen() -> None:
+    assert invariants.check_served(seen(3, 3, 3)) == []
+    assert "accepted says proven" in invariants.check_served(seen(2, 3, 3))[0]
+    assert "something else is live" in invariants.check_served(seen(3, 3, 2))[0]
+    assert invariants.check_served(seen(2, 3, 3, proven=False)) == []
+
+
+def test_a_lost_content_is_seen() -> None:
+    now = seen(1, 1, 1)
+    assert invariants.check_kept({stamp(1)}, now) == []
+    assert invariants.check_kept({stamp(0)}, now._replace(blobs=frozenset({stamp(0)}))) == []
+    assert stamp(0) in invariants.check_kept({stamp(0)}, now)[0]
+
+
+def test_a_difference_at_the_end_is_seen() -> None:
+    assert invariants.check_equal({"a": FILE}, {"a": FILE}) == []
+    assert "'a'" in invariants.check_equal({"a": FILE}, {"a": OTHER})[0]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from tests import faults
 from tests.hosts import PROJECT
 from tests.pair import Daemon, Pair
 
@@ -54,9 +55,12 @@ class Watched:
                 raise AssertionError(f"the daemon ended with {daemon.process.returncode}\n{daemon.log()}")
 
     def kill_daemon(self) -> None:
+        """And as its unit does (KillMode, Restart): what is left of it is ended, and it is started again."""
         if self._daemon is not None:
             self._daemon.signal(signal.SIGKILL)
             self._daemon.process.wait()
+        web1 = self.pair.web1
+        faults.kill(web1, [pid for pid, line in web1.commands().items() if line.startswith(("ssh ", "ssh:", "rsync "))])
         self.start()
 
     def status(self) -> str:
