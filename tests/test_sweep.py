@@ -189,8 +189,13 @@ def test_a_clock_that_was_ahead_makes_a_run_young_and_never_old(agent: Agent) ->
     runs = [changed(agent, f"page {number}\n") for number in range(3)]
     make_old(agent.host)
     make_old(agent.host, runs[2], days=-400)
-    last = changed(agent, "page 3\n", {**FEW, "runs": 1})
-    assert restorable(agent) == [runs[2], last]
+    answer = change(agent, "page 3\n", {**FEW, "runs": 1})
+    assert restorable(agent) == [runs[2], answer["run"]]
+    [warning] = answer["warnings"]
+    assert warning.startswith(f"{STATE}/peer/runs/{runs[2]}.json is dated in the future: what it and all later runs")
+    make_old(agent.host)
+    last = changed(agent, "page 4\n", {**FEW, "runs": 1})
+    assert restorable(agent) == [last]
 
 
 def test_latest_is_by_number_where_the_clock_went_back(agent: Agent) -> None:

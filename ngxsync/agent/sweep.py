@@ -18,6 +18,7 @@ from .store import BLOB_NAME, Damaged, Store, fsync_folder
 SHORT_S, LONG_S = 0.25, 10.0  # somebody waits for the run that sweeps; where the store is full, for the sweep
 UNFINISHED = "unswept"  # a file, there while a sweep is not through: the next one goes on
 ANSWERS = 100  # of runs that replaced nothing (refused, held, failed): kept for people, and for a master that asks late
+FUTURE = "%s is dated in the future: what it and all later runs replaced is kept until then, or until you `touch` it"
 TEMPORARY = re.compile(r"(?:new|.*\.json|journal)\.([0-9]+)(?:\.tmp)?\Z")
 
 # how much is kept: the latest runs that were accepted, all that are younger, and the most that it may take, in bytes
@@ -143,7 +144,11 @@ def _sweep(records: Records, keep: Keep, now: float, end: float, warnings: List[
     runs = records.runs(warnings)
     unknown = (set(records.answers) | set(records.parts)) - {run.name for run in runs}
     kept = kept_runs(runs, keep, now, needed) | unknown
-    gone = [run.name for run in sorted(runs, key=lambda run: run.sequence) if run.name not in kept]
+    ordered = sorted(runs, key=lambda run: run.sequence)
+    gone = [run.name for run in ordered if run.name not in kept]
+    first = next((run for run in ordered if run.holds and run.name in kept), None)
+    if first is not None and first.at > now:
+        warnings.append(FUTURE % records.answers[first.name])
     snapshots = {run.name for run in runs if run.is_accepted} | needed | unknown
     lost = [path for run, path in sorted(records.manifests.items()) if run not in snapshots and run not in gone]
 
