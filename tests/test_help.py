@@ -17,7 +17,7 @@ from ngxsync.cli.overview import OVERVIEW
 from tests.hosts import PROJECT
 
 GOLDEN = Path(__file__).with_name("help")
-OURS = ("sync", "rollback", "diff", "status", "validate", "history", "pause", "resume")
+OURS = ("peer", "peer install", "peer remove", "sync", "rollback", "diff", "status", "validate", "history", "pause", "resume")
 
 
 def ngxsync(*arguments: str, columns: int = 80, **more: str) -> subprocess.CompletedProcess[str]:
@@ -28,9 +28,9 @@ def ngxsync(*arguments: str, columns: int = 80, **more: str) -> subprocess.Compl
 
 @pytest.mark.parametrize("command", OURS)
 def test_the_help_of_a_command(command: str) -> None:
-    done = ngxsync(command, "--help")
+    done = ngxsync(*command.split(), "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    golden = GOLDEN / f"{command}.txt"
+    golden = GOLDEN / f"{command.replace(' ', '-')}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(done.stdout)
     assert done.stdout == golden.read_text()

@@ -105,7 +105,7 @@ def deploy(door: Pair) -> Iterator[Pair]:
     pair.web2.run(["install", "-m", "0600", "-o", "deploy", "-g", "deploy", KEYS, "/home/deploy/.ssh/authorized_keys"])
     pair.write_config(peer="user = deploy")
     yield pair
-    pair.web2.run(["umount", "-l", "/home/deploy"], check=False)
+    pair.web2.run(["umount", "-l", "/home/deploy/.ssh", "/home/deploy"], check=False)
     pair.web2.kill_all_but_sshd()
     pair.web2.run(["userdel", "--remove", "deploy"])
 
@@ -162,6 +162,31 @@ def test_root_never_starts_what_somebody_else_could_have_put_there(deploy: Pair)
     assert f"chown root {STATE}" in done.stderr
     assert not pair.web2.path(f"{STATE}/agent").exists()
     assert not pair.web1.path(KEY).exists()
+
+
+def test_root_never_starts_a_python_that_somebody_else_could_replace(deploy: Pair) -> None:
+    pair = deploy
+    pair.web2.run(["chown", "deploy", "/usr/local/sbin"])
+    pair.web2.run(["cp", "/usr/bin/python3", "/usr/local/sbin/python3"])
+    hidden = pair.web2.path("/usr/bin/python3")
+    hidden.rename(hidden.with_name("hidden-python3"))
+    try:
+        done = install(pair, "--yes", "--as", "root", status=4)
+    finally:
+        hidden.with_name("hidden-python3").rename(hidden)
+        pair.web2.run(["sh", "-c", "chown root /usr/local/sbin; rm /usr/local/sbin/python3"])
+    assert ":/usr/local/sbin: others than root can write there" in done.stderr
+    assert not pair.web2.path(f"{STATE}/agent").exists()
+
+
+def test_an_sshd_that_does_not_take_the_line_is_told_as_that(deploy: Pair) -> None:
+    """The home is open to everybody: sshd, which is strict about that, ignores every key in it."""
+    deploy.web2.run(["chmod", "0777", "/home/deploy"])
+    done = install(deploy, "--yes", "--as", "root", status=4)
+    assert "sshd on web2 does not let deploy in with the key, though its line is there" in done.stderr
+    assert "the mode of deploy's home" in done.stderr
+    deploy.web2.run(["chmod", "0755", "/home/deploy"])
+    install(deploy, "--yes", "--as", "root")
 
 
 # what stands in the way, and what is there already
@@ -384,6 +409,11 @@ FAULTS = {
         "mount --bind /home/deploy /home/deploy && mount -o remount,bind,ro /home/deploy",
         "cannot be changed: Read-only file system",
     ),
+    "full disk": (
+        "cp -a /home/deploy/.ssh /tmp/keys && mount -t tmpfs -o size=8k,mode=700 tmpfs /home/deploy/.ssh && "
+        "cp -a /tmp/keys/. /home/deploy/.ssh && head -c 4096 /dev/zero >/home/deploy/.ssh/fill",
+        "cannot be changed: No space left on device",
+    ),
 }
 
 
@@ -398,9 +428,9 @@ def test_a_place_for_keys_that_is_not_to_be_trusted_is_left_alone(home: Pair, fa
     assert "deploy@192.0.2.2:/home/deploy" in done.stderr
     assert "next: " in done.stderr
     assert home.web2.run(find).stdout == before
-    if fault == "read-only home":
+    if fault in ("read-only home", "full disk"):
         assert "done before that: agent, policy, recovery, sudo" in done.stderr
-        home.web2.run(["umount", "-l", "/home/deploy"])
+        home.web2.run(["sh", "-c", "umount -l /home/deploy/.ssh || umount -l /home/deploy"])
         install(home, "--yes", "--as", "root")
     else:
         assert not home.web2.path("/etc/sudoers.d/ngxsync").exists()

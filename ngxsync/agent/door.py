@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import stat
+import subprocess
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
@@ -67,7 +68,7 @@ def install(request: Answer) -> Answer:
     policy = dict(request["policy"], schema=1, rsync=os.path.abspath(rsync))
     steps = [_agent_step(door, request), _policy_step(door, policy), _unit_step(door)]
     steps += [_sudo_step(door)] if door.by_sudo else []
-    steps += _key_steps(door, request["comment"])
+    steps += _key_steps(door, request["comment"]) + _label_steps(door)
     return carried_out(steps, bool(request.get("dry_run")))
 
 
@@ -99,10 +100,10 @@ def _raise_if_others_write(door: Door) -> None:
     """What root is to start must not lie where somebody else could put something in its place."""
     if os.geteuid() != 0:
         return
-    above = door.agents
-    while above != "/":
-        _raise_if_not_roots(above)
-        above = os.path.dirname(above)
+    for path in (door.agents, sys.executable, os.path.realpath(sys.executable)):
+        while path != "/":
+            _raise_if_not_roots(path)
+            path = os.path.dirname(path)
     for folder, folders, files in os.walk(door.agents):
         for name in folders + files:
             _raise_if_not_roots(os.path.join(folder, name))
@@ -185,6 +186,22 @@ def _key_steps(door: Door, comment: str) -> List[Step]:
         told += "".join("; %s: no longer written by others, sshd ignores it else" % path for path in bad)
         result.append(Step("key", told, _changing(file, edit) if needed else None))
     return result
+
+
+def _label_steps(door: Door) -> List[Step]:
+    """SELinux: sshd and sudo read only what bears the label of the host's policy."""
+    restorecon = shutil.which("restorecon", path=SBIN)
+    if restorecon is None or not os.path.exists("/sys/fs/selinux/enforce"):
+        return []
+    files = [os.path.dirname(door.files()[0].path), sudorule.PATH, os.path.join(unit.FOLDER, unit.NAME), door.agents]
+
+    def work() -> None:
+        there = [path for path in files if os.path.exists(path)]
+        subprocess.run(
+            [str(restorecon), "-R"] + there, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60
+        )
+
+    return [Step("labels", "restorecon of what was put there", work)]
 
 
 def _changing(file: KeyFile, edit: Callable[[bytes], bytes]) -> Callable[[], None]:

@@ -9,6 +9,7 @@ from typing import Dict, List
 from .answers import Failure
 
 PATH = "/etc/sudoers.d/ngxsync"
+UNFINISHED = "/etc/sudoers.d/.ngxsync.new"  # sudo skips names with a dot
 CHECK_S = 20.0
 HEAD = "# Put here by `ngxsync peer install`, taken away by `ngxsync peer remove`.\n"
 
@@ -58,25 +59,25 @@ def without_rule(text: str, uid: int) -> str:
 def write(text: str) -> None:
     """Puts the rules in place, once visudo takes them; "" removes the file. Raises Failure, OSError."""
     if not text:
-        if os.path.lexists(PATH):
-            os.unlink(PATH)
+        for path in (PATH, UNFINISHED):
+            if os.path.lexists(path):
+                os.unlink(path)
         return
     visudo = shutil.which("visudo", path="/usr/sbin:/sbin:/usr/local/sbin:/usr/bin")
     if visudo is None or not os.path.isdir(os.path.dirname(PATH)):
         raise Failure("sudo", "there is no sudo here", next="install sudo, or let [peer] user be root")
-    temporary = os.path.join(os.path.dirname(PATH), ".ngxsync.new")  # sudo skips names with a dot
-    if os.path.lexists(temporary):
-        os.unlink(temporary)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440), "w") as stream:
+    if os.path.lexists(UNFINISHED):
+        os.unlink(UNFINISHED)
+    with os.fdopen(os.open(UNFINISHED, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440), "w") as stream:
         os.fchmod(stream.fileno(), 0o440)
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
     done = subprocess.run(
-        [visudo, "-c", "-f", temporary], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=CHECK_S
+        [visudo, "-c", "-f", UNFINISHED], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=CHECK_S
     )
     if done.returncode:
-        os.unlink(temporary)
+        os.unlink(UNFINISHED)
         said = done.stdout.decode("utf-8", "replace").strip()
         raise Failure("sudo", "visudo does not take the rule: %s" % said, where=PATH, next="report this")
-    os.rename(temporary, PATH)
+    os.rename(UNFINISHED, PATH)

@@ -59,6 +59,11 @@ def run(work: Work, order: Order, steps: Callable[[Work, Order], None]) -> Work:
         steps(work, order)
     except NgxsyncError as error:
         work.error = error
+    except KeyboardInterrupt:
+        if not any(step.state == DONE for step in work.steps):
+            raise
+        hint = "the same command again goes on where it stopped"
+        work.error = door.Stopped(Message("interrupted", work.peer.name, "what was done stays done", hint))
     return work
 
 
@@ -110,6 +115,8 @@ def install(config: Config) -> Callable[[Work, Order], None]:
             Step("new key", f"{peer.identity}: ed25519, without a passphrase", WOULD if is_new_key else THERE),
             Step("host key", f"{pins.fingerprints(known or lines)} in {peer.known_hosts}", THERE if known else WOULD),
         ]
+        if peer.jump:
+            here.append(Step("jump", f"{peer.jump} has to let this key in too, which you see to there", THERE))
         with reached(peer, order, known or lines) as there:
             key = NO_KEY_YET if is_new_key else public_key(peer.identity)
             ask = {"key": key, "master": socket.gethostname(), "agent": there.bundle.hash}

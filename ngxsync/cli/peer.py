@@ -26,7 +26,7 @@ def access_options(function: Function) -> Function:
         "user",
         default="",
         metavar="USER",
-        help="Log in as this user: root, or one with sudo.  [default: its own]",
+        help="Log in as this user: root, or one with sudo.  [default: [peer] user]",
     )
     identity = click.option(
         "--identity",
@@ -107,11 +107,17 @@ def remove(name: str, purge: bool, config: Path, as_json: bool, **options: Any) 
 peer = Commands(
     "peer",
     [install, remove],
-    short_help="A restricted key for a peer.",
     help="A peer's door: let this host's key do there what ngxsync needs and nothing else, or take all of that away.",
 )
+install.short_help, remove.short_help = "Let this host's key in, for ngxsync alone.", "Take all of that away again."
 peer.example = "ngxsync peer install web2\nngxsync peer remove web2 --purge"
-peer.statuses = {status: STATUSES[status] for status in (0, 1, 2, 4, 8, 9, 70, 130)}
+peer.statuses = {
+    **{status: STATUSES[status] for status in (0, 2, 9, 70)},
+    1: "the key is not restricted, or something came back",
+    4: "a peer is unreachable, or something stood in the way there",
+    8: "not confirmed, or a run is open there",
+    130: "interrupted; what was done is said, and stays",
+}
 
 
 def _works(
@@ -148,7 +154,7 @@ def _end(name: str, works: Sequence[Work], *, as_json: bool, is_trial: bool) -> 
     from ngxsync.core.render import json_message, render_message
 
     exits = [work.error.exit_status if work.error else 0 for work in works]
-    status = next((each for each in (70, 2, 8, 9, 4, 1) if each in exits), 0)
+    status = next((each for each in (130, 70, 2, 8, 9, 4, 1) if each in exits), 0)
     if as_json:
         peers = [
             {

@@ -25,6 +25,13 @@ class NotClosed(NgxsyncError):
     code = "open"
 
 
+class Stopped(NgxsyncError):
+    """A person ended it in the middle."""
+
+    exit_status = 130
+    code = "interrupted"
+
+
 @dataclass(frozen=True)
 class Step:
     """`state` is THERE (nothing to do), WOULD or DONE."""
@@ -88,13 +95,26 @@ class ByKey(Protocol):
 
 def prove(peer: PeerConfig, key: ByKey, token: str) -> None:
     """The key works by both stacks, and gives no shell. Raises NgxsyncError."""
-    for answer in key.hello({"protocol": PROTOCOL, "state_dir": peer.state_dir}, timeout_s=HELLO_S):
+    try:
+        answers = key.hello({"protocol": PROTOCOL, "state_dir": peer.state_dir}, timeout_s=HELLO_S)
+    except PeerUnreachable as error:
+        raise _not_taken(peer, error) from error
+    for answer in answers:
         if not answer["ok"]:
             raise AgentFailed(message_of(answer, peer), code=str(answer["code"]))
     if token in key.says(f"echo {token}", timeout_s=HELLO_S):
         what = f"the key {peer.identity} still gives a shell there"
         hint = f"does sshd on {peer.name} read keys elsewhere too? see `sshd -T` there"
         raise NotClosed(Message(what, f"{peer.user}@{peer.host}", "the key is not restricted", hint))
+
+
+def _not_taken(peer: PeerConfig, error: PeerUnreachable) -> PeerUnreachable:
+    """The line is there, and sshd has its own reasons."""
+    if error.code != "auth":
+        return error
+    what = f"sshd on {peer.name} does not let {peer.user} in with the key, though its line is there"
+    hint = f"PermitRootLogin, AllowUsers, the mode of {peer.user}'s home: `journalctl -u ssh` on {peer.name} has the reason"
+    return PeerUnreachable(Message(what, error.message.where, "the line stays", hint), code=error.code)
 
 
 def is_refused(peer: PeerConfig, key: ByKey) -> bool:
