@@ -388,3 +388,15 @@ def test_crossplane_and_our_lexer_read_the_same(tree: Path) -> None:
         mine = named_files(parse((tree / MAIN).read_bytes(), str(tree / MAIN)), f"{tree}/conf", str(tree))
         theirs = [item for item in ConfReader().named_files(CONF, tree) if item.file == str(tree / MAIN)]
         assert set(theirs) == set(mine)
+
+
+def test_a_pipe_among_the_files_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """nginx waits at it; what explains the refusal, and what finds the named files, must not."""
+    (tmp_path / "conf.d").mkdir()
+    os.mkfifo(tmp_path / "conf.d" / "pipe.conf")
+    (tmp_path / "nginx.conf").write_text("events {} http { include conf.d/*.conf; }")
+    problems = explain(Path("nginx.conf"), tmp_path)
+    assert [str(problem) for problem in problems] == [
+        f"{tmp_path}/conf.d/pipe.conf: it is no regular file: whoever reads it may wait for ever"
+    ]
+    assert ConfReader().named_files(Path("nginx.conf"), tmp_path)

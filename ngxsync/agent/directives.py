@@ -6,11 +6,14 @@ nginx was started, which nobody knows afterwards, so of those only absolute path
 A path that ends in a slash is a directory and stands for everything below it. No symbolic link is followed here.
 """
 
+import errno
 import fnmatch
 import glob
+import os
 import posixpath
 import re
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+import stat
+from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 Directive = NamedTuple(
     "Directive",
@@ -38,6 +41,7 @@ NamedFile = NamedTuple(
 MainDirective = Tuple[str, Tuple[str, ...], str, int]
 Load = Callable[[str, str], List[Directive]]
 Open = Callable[..., Any]
+NO_FILE = "it is no regular file"
 Unread = Optional[List[str]]
 Rule = NamedTuple("Rule", [("base", str), ("role", str), ("is_loaded", bool), ("shape", str)])
 
@@ -198,6 +202,17 @@ def included(directive: Directive, conf_dir: str) -> List[str]:
     return sorted(glob.glob(pattern))
 
 
+def open_file(path: str, mode: str = "rb") -> BinaryIO:
+    """A regular file, opened for reading. Raises OSError for what else has the name: who opens a pipe may wait for ever."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    found = os.fstat(fd).st_mode
+    if not stat.S_ISREG(found):
+        os.close(fd)
+        is_folder = stat.S_ISDIR(found)
+        raise OSError(errno.EINVAL, os.strerror(errno.EISDIR) if is_folder else NO_FILE, path)
+    return os.fdopen(fd, mode)  # type: ignore[return-value]
+
+
 def _loader(open_file: Open, unread: Unread) -> Load:
     def load(file: str, context: str) -> List[Directive]:
         try:
@@ -211,7 +226,7 @@ def _loader(open_file: Open, unread: Unread) -> Load:
     return load
 
 
-def read_main(conf_file: str, prefix: str, open: Open = open, unread: Unread = None) -> List[MainDirective]:
+def read_main(conf_file: str, prefix: str, open: Open = open_file, unread: Unread = None) -> List[MainDirective]:
     """(name, args, file, line) of each directive in the main context (pid, error_log, user, load_module, http, ...).
 
     `conf_file` may be relative to the prefix, as for nginx -c. Unreadable files are passed over and told in `unread`.
@@ -220,7 +235,7 @@ def read_main(conf_file: str, prefix: str, open: Open = open, unread: Unread = N
     return [(d.name, d.args, d.file, d.line) for directives in files for d in directives if d.depth == 0]
 
 
-def read_all(conf_file: str, prefix: str, open: Open = open, unread: Unread = None) -> List[Directive]:
+def read_all(conf_file: str, prefix: str, open: Open = open_file, unread: Unread = None) -> List[Directive]:
     """Every directive of the whole configuration, as `read_main` does it for the main context."""
     files = walk(posixpath.join(prefix, conf_file), _loader(open, unread))
     return [directive for directives in files for directive in directives]

@@ -7,8 +7,10 @@ Its tables are mended here where they call valid configuration wrong.
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -50,6 +52,11 @@ def explain(conf: Path, prefix: Path) -> tuple[Problem, ...]:
 
     `conf` may be relative to `prefix`, as for nginx -c. Level "warning": in files with Lua, which crossplane misreads.
     """
+    unread: list[str] = []
+    directives.read_all(str(conf), str(prefix), unread=unread)
+    pipes = [text.removesuffix(f": {directives.NO_FILE}") for text in unread if text.endswith(directives.NO_FILE)]
+    if pipes:  # nginx waits at it, and so would crossplane
+        return tuple(Problem(f"{directives.NO_FILE}: whoever reads it may wait for ever", path) for path in pipes)
     payload = crossplane.parse(str(prefix / conf), catch_errors=True, onerror=_reason)
     return tuple(dict.fromkeys([*(_explained(error) for error in payload["errors"]), *_cycles(payload["config"])]))
 
@@ -196,6 +203,8 @@ class ConfReader:
 def _stamp(file: str) -> tuple[str, float]:
     """What a change of the file would change, and its ctime in seconds."""
     status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, directives.NO_FILE, file)
     parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return ":".join(map(str, parts)), status.st_ctime
 
