@@ -6,6 +6,7 @@ The client's words reach no shell, no exec and no path. The policy is STATE/agen
 
 import json
 import os
+import signal
 import stat
 import sys
 from typing import Any, Dict, NoReturn, Optional
@@ -17,6 +18,7 @@ from .main import answered_text, read_request
 from .store import Damaged, Store
 
 DOOR = "door.json"
+TRANSFER_S = 3600
 REFUSED = 77  # EX_NOPERM of sysexits.h
 MEND = "`ngxsync peer install NAME` on the master, where its configuration changed"
 # nothing of the receiver's is left to the client: no links, owners, modes, times, deletions; the stage is where it stands.
@@ -112,6 +114,8 @@ def call(verb: str, policy: Dict[str, Any], log: "gatelog.Log") -> int:
     answer = guarded(lambda: answered_text(verb, text, check))
     if verb == "stage" and answer["ok"]:
         answer["stages"] = places(answer["stages"], str(json.loads(text.decode("utf-8"))["run"]))
+    if verb == "hello":
+        answer["gate"] = True
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
     return 0 if refusal is None else refuse(log, refusal)
@@ -146,4 +150,6 @@ def enter_stage(tree: str, folder: str) -> None:
 
 
 def become_rsync(rsync: str) -> NoReturn:
+    """Whoever sends, and at whatever pace: as long as the master itself gives a transfer, and no longer."""
+    signal.alarm(TRANSFER_S)
     os.execve(rsync, RSYNC, {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": os.environ.get("HOME", "/")})
