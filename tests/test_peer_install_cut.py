@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from tests.agent import STATE, agent_argv
-from tests.host import Host
+from tests.host import Host, wait_until
 from tests.pair import ROOT, Pair
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMVtTjKmTKkSKJHSlWKUWkWnLjZGhkvhD1fyeuFNaMhP"
@@ -17,7 +18,7 @@ OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIH0tqh1lgzDbMJRMb4J1VLvF6gk0dxFVDkV
 KEYS = "/home/deploy/.ssh/authorized_keys"
 OLD = f"# by hand\n{OTHER}{KEY} copied\n{OTHER}"
 RULES = "/etc/sudoers.d/ngxsync"
-CALLS = ("rename", "renameat", "fsync", "fchown", "fchmod", "unlinkat", "symlink", "mkdir", "write")
+CALLS = ("rename", "renameat2", "fsync", "fchown", "fchmod", "unlinkat", "symlink", "mkdir", "write")
 MOST = 60
 
 
@@ -88,3 +89,36 @@ def test_killed_at_each_of_its_calls(host: Host, call: str) -> None:
         assert [path.name for path in host.path("/etc/sudoers.d").iterdir() if "ngxsync" in path.name] == ["ngxsync"]
     assert number < MOST
     assert number > 1, "nothing was killed"
+
+
+def test_a_key_that_is_added_at_that_very_moment_stays(host: Host) -> None:
+    reset(host)
+    strace = [
+        "strace",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=renameat2",
+        "-e",
+        "inject=renameat2:delay_enter=2s:when=1",
+    ]
+    with host.popen([*strace, *agent_argv("install")], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(request())
+        process.stdin.close()
+        process.stdin = None
+        folder = host.path("/home/deploy/.ssh")
+        made = wait_until(
+            lambda: [path for path in folder.iterdir() if "ngxsync" in path.name], "the new file is there"
+        )
+        wait_until(lambda: "restrict" in made[0].read_text(), "it is written")
+        with host.path(KEYS).open("ab") as file:
+            file.write(f"{OTHER.strip()} late\n".encode())
+        out, _ = process.communicate(timeout=30)
+    assert json.loads(out)["ok"], out
+    lines = host.path(KEYS).read_bytes().decode()
+    assert lines.endswith(f"{OTHER}{OTHER.strip()} late\n")
+    assert lines.count("restrict,command=") == 1
+    assert f"{KEY} copied" not in lines
+    assert [path.name for path in folder.iterdir()] == ["authorized_keys"]

@@ -181,7 +181,7 @@ def _key_steps(door: Door, comment: str) -> List[Step]:
         bad = file.bad_modes()
         if number and not own:
             continue
-        needed = edit(before or b"") != (before or b"") or bool(bad)
+        needed = edit(before or b"") != (before or b"") or bool(bad or file.leftovers())
         told = file.path + (": restricted; the key had a line that let it do anything" if is_open else ": one line")
         told += "".join("; %s: no longer written by others, sshd ignores it else" % path for path in bad)
         result.append(Step("key", told, _changing(file, edit) if needed else None))

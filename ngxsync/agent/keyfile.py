@@ -12,6 +12,7 @@ import stat
 import subprocess
 from typing import Callable, List, Optional
 
+from . import kernel
 from .answers import Failure
 from .paths import Anchor
 
@@ -113,6 +114,12 @@ class KeyFile:
         except OSError as error:
             raise self._failure(error)
 
+    def leftovers(self) -> List[str]:
+        """What killed attempts left beside the file."""
+        folder, name = os.path.split(self.path)
+        begin = ".%s.ngxsync-" % name
+        return [other for other in os.listdir(folder) if other.startswith(begin)] if os.path.isdir(folder) else []
+
     def bad_modes(self) -> List[str]:
         """What others may write to, which sshd therefore ignores (StrictModes)."""
         places = [self.path, os.path.dirname(self.path)] if self.is_at_home else [self.path]
@@ -151,9 +158,11 @@ class KeyFile:
     def _replaced(self, folder: int, name: str, edit: Callable[[bytes], bytes]) -> bool:
         before = self._content(folder, name)
         text = edit(before or b"")
+        self._sweep(folder)
+        if text == before and not self.bad_modes():
+            return True
         temporary = ".%s.ngxsync-%d" % (name, os.getpid())
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._sweep(folder, name)
         fd = os.open(temporary, flags, 0o600, dir_fd=folder)
         try:
             with os.fdopen(fd, "wb") as stream:
@@ -161,9 +170,8 @@ class KeyFile:
                 stream.flush()
                 self._set_attributes(stream.fileno(), folder, name)
                 os.fsync(stream.fileno())
-            if self._content(folder, name) != before:
+            if not self._put(folder, temporary, name, before):
                 return False
-            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             os.fsync(folder)
             return True
         finally:
@@ -172,12 +180,28 @@ class KeyFile:
             except FileNotFoundError:
                 pass
 
-    @staticmethod
-    def _sweep(folder: int, name: str) -> None:
-        """What a killed attempt left. Nobody else makes such names."""
-        for other in os.listdir(folder):
-            if other.startswith(".%s.ngxsync-" % name):
-                os.unlink(other, dir_fd=folder)
+    def _put(self, folder: int, new: str, name: str, before: Optional[bytes]) -> bool:
+        """Exchanged, so that what somebody else wrote at that very moment is found, and put back: then False."""
+        try:
+            if before is None:
+                kernel.renameat2(folder, new, folder, name, kernel.RENAME_NOREPLACE)
+                return True
+            kernel.renameat2(folder, new, folder, name, kernel.RENAME_EXCHANGE)
+        except (FileExistsError, FileNotFoundError):
+            return False
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EINVAL):
+                raise
+            os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+            return True
+        if self._content(folder, new) == before:
+            return True
+        kernel.renameat2(folder, new, folder, name, kernel.RENAME_EXCHANGE)
+        return False
+
+    def _sweep(self, folder: int) -> None:
+        for name in self.leftovers():
+            os.unlink(name, dir_fd=folder)
 
     def _set_attributes(self, fd: int, folder: int, name: str) -> None:
         """Of the file that is replaced, without what would make sshd ignore it; a new one is its user's alone."""

@@ -81,7 +81,7 @@ class Place:
             file = KeyFile(path, self.account)
             text = file.read() or b""
             own = [line for line in keys_in(text) if line.key == self.key.encode()]
-            if any(is_gate(line, self.gate) for line in own):
+            if file.leftovers() or any(is_gate(line, self.gate) for line in own):
                 steps.append(Step("key", "%s: its one line" % path, self._closing(file)))
             elif own:
                 steps.append(Step("key", "%s: this key's line is none of ours, it stays" % path, None))
