@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -594,3 +596,68 @@ def test_a_line_of_the_same_key_that_is_none_of_ours_stays(door: Pair) -> None:
     assert door.web2.path(KEYS).read_bytes() == before
     assert "this key's line is none of ours, it stays" in done.stdout
     assert "still logs in, by a line that is none of ours" in done.stdout
+
+
+# cut in the middle
+
+
+@pytest.mark.parametrize("moment", [f"{STATE}/agent/current", DOOR, "/etc/systemd/system/ngxsync-recover.service"])
+def test_killed_here_in_the_middle_the_same_command_goes_on(door: Pair, moment: str) -> None:
+    before = door.web2.path(KEYS).read_text()
+    with door.popen_ngxsync("peer", "install", "--yes", stdout=subprocess.DEVNULL) as process:
+        wait_until(lambda: os.path.lexists(door.web2.path(moment)), f"{moment} is there", 20, 0.001)
+        door.web1.signal_to(process, signal.SIGKILL)
+    assert "uid=0" in by_own_key(door, "id").stdout
+    install(door, "--yes")
+    assert door.web2.path(KEYS).read_text() == f"{before}{GATE} {public_key(door)} ngxsync of web1\n"
+    assert by_own_key(door, "true").returncode == 0
+
+
+def test_a_run_of_this_host_at_work_keeps_remove_waiting_and_then_away(door: Pair) -> None:
+    install(door, "--yes")
+    assert door.ngxsync("sync").returncode == 0
+    lock = f"{STATE}/master/locks/peer-web2.lock"
+    with door.web1.popen(["flock", lock, "sh", "-c", "echo held; exec sleep 100"], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        done = remove(door, "--yes", status=9)
+        holder.kill()
+    assert "another run is at work" in done.stderr
+    assert door.web2.path(DOOR).exists()
+
+
+def test_json_tells_each_step(door: Pair) -> None:
+    told = json.loads(install(door, "--yes", "--json").stdout)
+    assert {key: told[key] for key in ("schema", "command", "outcome", "code", "exit")} == {
+        "schema": 1,
+        "command": "peer install",
+        "outcome": "done",
+        "code": "",
+        "exit": 0,
+    }
+    (peer,) = told["peers"]
+    assert [(step["name"], step["state"]) for step in peer["steps"]] == [
+        (name, "done") for name in ("new key", "host key", "agent", "policy", "recovery", "key", "proof")
+    ]
+    refused = json.loads(remove(door, "--json", status=8).stdout)
+    assert (refused["code"], refused["exit"]) == ("unconfirmed", 8)
+    assert refused["peers"][0]["message"]["next"] == "look with --dry-run; --yes does it without asking"
+    planned = json.loads(remove(door, "--json", "--dry-run").stdout)
+    assert (planned["outcome"], planned["peers"][0]["steps"][0]["state"]) == ("planned", "would")
+
+
+def test_check_tells_whether_the_key_is_restricted(door: Pair) -> None:
+    install(door, "--yes")
+    done = door.ngxsync("check")
+    assert done.returncode == 0, done.stdout
+    assert "  restricted key: OK (it calls the agent and fills a stage, and opens no shell)\n" in done.stdout
+
+
+def test_what_a_peer_answers_is_shown_without_its_escapes(door: Pair) -> None:
+    """A noisy login: what it writes before the answers is passed over."""
+    door.web2.path("/root/.bashrc").write_text("echo 'welcome \x1b[2J'; echo 0\n")
+    try:
+        done = install(door, "--yes")
+    finally:
+        door.web2.path("/root/.bashrc").write_text("")
+    assert "\x1b" not in done.stdout + done.stderr
