@@ -154,6 +154,9 @@ def test_a_user_without_sudo_opens_a_door_for_itself_alone(deploy: Pair) -> None
     line = pair.web2.path("/home/deploy/.ssh/authorized_keys").read_text().splitlines()[-1]
     assert line.startswith('restrict,command="/usr/bin/python3 -I -S /home/deploy/ngxsync/agent/current gate" ')
     assert not pair.web2.path("/etc/sudoers.d/ngxsync").exists()
+    remove(pair, "--yes", "--purge")
+    assert "restrict" not in pair.web2.path("/home/deploy/.ssh/authorized_keys").read_text()
+    assert not pair.web2.path("/home/deploy/ngxsync").exists()
 
 
 def test_root_never_starts_what_somebody_else_could_have_put_there(deploy: Pair) -> None:
@@ -653,8 +656,17 @@ def test_check_tells_whether_the_key_is_restricted(door: Pair) -> None:
     assert "  restricted key: OK (it calls the agent and fills a stage, and opens no shell)\n" in done.stdout
 
 
-def test_what_a_peer_answers_is_shown_without_its_escapes(door: Pair) -> None:
-    """A noisy login: what it writes before the answers is passed over."""
+def test_a_key_that_is_lost_here_is_still_removed_there(door: Pair) -> None:
+    before = door.web2.path(KEYS).read_bytes()
+    install(door, "--yes")
+    door.web1.path(KEY).unlink()
+    remove(door, "--yes", "--purge")
+    assert door.web2.path(KEYS).read_bytes() == before
+    assert not door.web2.path(f"{STATE}/agent").exists()
+
+
+def test_a_noisy_login_is_listened_to(door: Pair) -> None:
+    """What it writes before the answers is passed over, and never shown as it is."""
     door.web2.path("/root/.bashrc").write_text("echo 'welcome \x1b[2J'; echo 0\n")
     try:
         done = install(door, "--yes")

@@ -30,7 +30,7 @@ def uninstall(request: Answer) -> Answer:
     if not all(is_clean(path) for path in trees + [state]):
         raise Failure("agent", "the request makes no sense: %r" % request, next="see that both sides run one release")
     with no_run(Store(state)):
-        place = Place(state, request["user"], request["key"])
+        place = Place(state, request["user"], request["key"], request["comment"])
         steps = place.key_steps() + place.sudo_steps()
         others = place.others()
         if others:
@@ -59,10 +59,13 @@ def no_run(store: Store) -> Iterator[None]:
 
 
 class Place:
-    """All that is ours on this host for one master's key; what is absent makes no step."""
+    """All that is ours on this host for one master's key; what is absent makes no step.
 
-    def __init__(self, state: str, user: str, key: str) -> None:
-        self.state, self.key = state, key
+    `key` "" where the master has lost it: then its lines are those with its comment.
+    """
+
+    def __init__(self, state: str, user: str, key: str, comment: str) -> None:
+        self.state, self.key, self.comment = state, key, comment
         self.agents = os.path.join(state, "agent")
         self.gate = "%s %s" % (shlex.quote(os.path.join(self.agents, "current")), GATE)
         self.account: Optional[pwd.struct_passwd] = None
@@ -73,6 +76,9 @@ class Place:
         texts = (KeyFile(path, account).read() or b"" for path in key_files(account))
         return [line for text in texts for line in keys_in(text) if is_gate(line, self.gate)]
 
+    def _is_own(self, line: Line) -> bool:
+        return line.key == self.key.encode() if self.key else line.comment == self.comment.encode()
+
     def key_steps(self) -> List[Step]:
         steps: List[Step] = []
         if self.account is None:
@@ -80,7 +86,7 @@ class Place:
         for path in key_files(self.account):
             file = KeyFile(path, self.account)
             text = file.read() or b""
-            own = [line for line in keys_in(text) if line.key == self.key.encode()]
+            own = [line for line in keys_in(text) if self._is_own(line)]
             if file.leftovers() or any(is_gate(line, self.gate) for line in own):
                 steps.append(Step("key", "%s: its one line" % path, self._closing(file)))
             elif own:
@@ -88,7 +94,12 @@ class Place:
         return steps
 
     def _closing(self, file: KeyFile) -> Any:
-        return lambda: file.change(lambda text: without_key(text, self.key, self.gate))
+        def edit(text: bytes) -> bytes:
+            for line in filter(self._is_own, keys_in(text)):
+                text = without_key(text, line.key.decode("ascii"), self.gate)
+            return text
+
+        return lambda: file.change(edit)
 
     def others(self) -> List[str]:
         """Who else comes in by the gate, by the comments of their lines: their keys, and what serves them, stay."""
@@ -100,7 +111,7 @@ class Place:
         for account in {user.pw_name: user for user in users if user is not None}.values():
             if os.geteuid() in (0, account.pw_uid):
                 lines = self._gate_lines(account)
-                found.update(line.comment.decode("utf-8", "replace") for line in lines if line.key != self.key.encode())
+                found.update(line.comment.decode("utf-8", "replace") for line in lines if not self._is_own(line))
         return sorted(found)
 
     def sudo_steps(self) -> List[Step]:
@@ -108,7 +119,7 @@ class Place:
         if self.account is None or os.geteuid() != 0:
             return []
         uid, text = self.account.pw_uid, sudorule.read()
-        others = [line for line in self._gate_lines(self.account) if line.key != self.key.encode()]
+        others = [line for line in self._gate_lines(self.account) if not self._is_own(line)]
         after = text if others else sudorule.without_rule(text, uid)
         if after == text and not os.path.lexists(sudorule.UNFINISHED):
             return []

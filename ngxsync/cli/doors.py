@@ -151,9 +151,11 @@ def remove(config: Config, state: MasterState) -> Callable[[Work, Order], None]:
             known = pins.shown(settings)
             raise_if_untrusted(settings, known, order)
         has_key = not keys.read_key(peer.identity).problem
-        key = public_key(peer.identity) if has_key else NO_KEY_YET
+        key = public_key(peer.identity) if has_key else ""
         asked = {
-            is_trial: door.uninstall_request(config, peer, key=key, purge=order.purge, dry_run=is_trial)
+            is_trial: door.uninstall_request(
+                config, peer, key=key, master=socket.gethostname(), purge=order.purge, dry_run=is_trial
+            )
             for is_trial in (True, False)
         }
         memory = [Step("memory", str(path), WOULD) for path in state.peer_files(peer.name)] if order.purge else []

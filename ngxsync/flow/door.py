@@ -63,12 +63,16 @@ def install_request(
     }
 
 
-def uninstall_request(config: Config, peer: PeerConfig, *, key: str, purge: bool, dry_run: bool) -> dict[str, Any]:
+def uninstall_request(
+    config: Config, peer: PeerConfig, *, key: str, master: str, purge: bool, dry_run: bool
+) -> dict[str, Any]:
+    """`key` "" where it is lost: what has this host's name is then taken for its own."""
     return {
         "protocol": PROTOCOL,
         "state_dir": peer.state_dir,
         "user": peer.user,
         "key": key,
+        "comment": f"ngxsync of {master}",
         "trees": list(config.sync.trees),
         "purge": purge,
         "dry_run": dry_run,
