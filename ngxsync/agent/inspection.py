@@ -13,7 +13,7 @@ from .failures import busy_failure
 from .manifest import Entry, is_clean, tree_of
 from .nginx import NGINX_ERRORS, find_nginx
 from .paths import Anchor
-from .scan import Names, entry_at
+from .scan import Names, Unstable, entry_at
 from .store import Busy, Store
 
 Answer = Dict[str, Any]
@@ -44,18 +44,22 @@ def _show_run(store: Store, run: str) -> Answer:
 
 def show_file(path: str, trees: List[str], secrets: List[str]) -> Answer:
     tree = tree_of(path, trees)
-    if tree is None or not is_clean(path):
-        raise Failure("agent", "outside the trees: %r" % path)
+    if tree in (None, path) or not is_clean(path):
+        raise Failure("agent", "no file in the trees: %r" % path)
     try:
         with Anchor.at(tree) as anchor, anchor.parent(path) as (folder, name):
             entry = entry_at(name, folder, Names(False))
             if entry is None or entry.kind != "file":
                 return {"text": None, "size": 0, "sha256": "", "secret": False}
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
             with os.fdopen(fd, "rb") as stream:
                 content = stream.read(SHOW_LIMIT + 1)
     except (FileNotFoundError, NotADirectoryError):
         return {"text": None, "size": 0, "sha256": "", "secret": False}
+    except Unstable:
+        raise Failure("agent", "it is being written", where=path, next="look again when that has ended")
+    except OSError as error:
+        raise Failure("agent", str(error.strerror), where=path, next="see that the agent's user may read it")
     return shown(content, entry, os.path.realpath(path) in secrets)
 
 

@@ -9,11 +9,14 @@ from typing import Any, Callable, Dict, List
 
 from . import journal
 from .answers import Failure, guarded
+from .asked import raise_if_odd
 from .failures import failure_of
 from .manifest import PROTOCOL, RELEASE, SPEAKS
 from .store import Busy, Damaged, Store
 
 BY_HAND = ("status", "recover")
+READING = ("hello", "scan", "show", "facts", "history", "status")  # verbs that change nothing
+READING_S = 600  # longer than any caller waits for one of these
 WAIT_S = 75  # for a request to begin: the master keeps an interpreter warm for 60 s
 WHOLE_S = 600  # for all of it
 LARGEST = 256 << 20  # bytes of a request: a manifest of a million entries
@@ -64,6 +67,8 @@ def main(argv: List[str]) -> int:
         from . import inspection
 
         return inspection.by_hand(verb, lambda request: answered(verb, request))
+    if verb in READING:
+        signal.alarm(READING_S)  # a regex of a request may never end, and its caller is gone long before
     # on a line of its own, whatever the login shell wrote before
     sys.stdout.write("\n" + json.dumps(guarded(lambda: answered_text(verb, text))) + "\n")
     sys.stdout.flush()
@@ -105,6 +110,7 @@ def answered_text(verb: str, text: bytes, check: Callable[[Answer], Answer] = as
 
 def answered(verb: str, request: Answer) -> Answer:
     """One verb's answer. Raises Failure, also for records that cannot be read."""
+    raise_if_odd(verb, request)
     try:
         return work_of(verb)(request)
     except (Busy, Damaged, journal.Damaged) as error:
