@@ -280,6 +280,33 @@ def test_a_sweep_that_takes_too_long_for_who_waits_is_gone_on_with_by_the_next(a
     assert blobs(agent.host) == {b"page 5\n", b"page 6\n"}
 
 
+def test_older_manifests_of_large_trees_take_little_and_can_still_be_gone_back_to(agent: Agent) -> None:
+    wanted = {f"html/many/{number:04d}.html": f"{number}\n" for number in range(700)}
+    many = changed(agent, {"html/many": "dir", **wanted})
+    whole = agent.call("history", run=many, manifest=True)
+    assert size_of_manifest(agent, many) > 64 << 10
+    later = changed(agent, {PAGE: "new\n", "html/many/0001.html": None, "html/more.html": "more\n"})
+    last = changed(agent, "newer\n")
+    assert size_of_manifest(agent, many) < 4096 < 64 << 10 < size_of_manifest(agent, last)
+    assert agent.call("history", run=many, manifest=True) == whole
+    assert restorable(agent)[-3:] == [many, later, last]
+    make_old(agent.host)
+    small = changed(agent, {"html/many": None}, FEW)
+    assert restorable(agent) == [last, small]
+
+    text = peer(agent.host, "manifests", f"{last}.json").read_text()
+    for damaged in ("{", '{"next": "../x", "delta": {}}', json.dumps({"next": last, "delta": {}}), '{"next": "gone"}'):
+        peer(agent.host, "manifests", f"{last}.json").write_text(damaged)
+        answer = agent.call("history", run=last, manifest=True)
+        assert (answer["ok"], answer["code"]) == (False, "disk"), answer
+    peer(agent.host, "manifests", f"{last}.json").write_text(text)
+    assert restorable(agent) == [last, small]
+
+
+def size_of_manifest(agent: Agent, run: str) -> int:
+    return peer(agent.host, "manifests", f"{run}.json").stat().st_size
+
+
 # a crash, and disks
 
 

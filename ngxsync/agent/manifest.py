@@ -77,6 +77,11 @@ def delta(old: Manifest, new: Manifest) -> Dict[str, Optional[Entry]]:
     return changed
 
 
+def delta_from_json(data: Dict[str, Any]) -> Dict[str, Optional[Entry]]:
+    """Raises ValueError, TypeError or AttributeError where it is none."""
+    return {path: None if fields is None else entry_from_json(fields) for path, fields in data.items()}
+
+
 def patched(old: Manifest, changed: Dict[str, Optional[Entry]]) -> Manifest:
     result = dict(old)
     for path, entry in changed.items():

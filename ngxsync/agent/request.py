@@ -9,7 +9,19 @@ from .answers import Failure
 from .exchange import Exchange, action_of, entry_of, root_entry
 from .folders import home_of, homes
 from .journal import Item
-from .manifest import DIR, FILE, Entry, Manifest, entry_from_json, is_clean, is_same, patched, snapshot_id, tree_of
+from .manifest import (
+    DIR,
+    FILE,
+    Entry,
+    Manifest,
+    delta_from_json,
+    entry_from_json,
+    is_clean,
+    is_same,
+    patched,
+    snapshot_id,
+    tree_of,
+)
 from .paths import Anchor
 from .scan import OWN_FOLDER, Names, Scan, scan
 from .store import RUN_NAME, Store
@@ -89,8 +101,7 @@ def _is_possible(entry: Entry) -> bool:
 def planned_manifest(request: Dict[str, Any], store: Store, accepted: Accepted) -> Manifest:
     """The planned manifest: the accepted one (or nothing) with the request's delta. Raises Failure where ids do not agree."""
     base = store.accepted_manifest(accepted) if request["base"] == "accepted" else {}
-    changed = {path: None if fields is None else entry_from_json(fields) for path, fields in request["delta"].items()}
-    planned = patched(base, changed)
+    planned = patched(base, delta_from_json(request["delta"]))
     if snapshot_id(planned, request["projection"]) != request["id"]:
         raise Failure("agent", "the planned manifest does not have the id that was announced", next="sync again")
     for change in request["changes"]:

@@ -1,5 +1,6 @@
 """One run on the peer: under its lock, after what an earlier one left open, its answer kept before it is given."""
 
+import contextlib
 import subprocess
 import time
 from typing import Any, Callable, Dict
@@ -15,6 +16,7 @@ from .room import room_warning
 from .stage import StageDiffers
 from .store import LOCK_WAIT_S, Busy, Damaged, Store
 from .sweep import sweep
+from .thin import thin
 from .transaction import Answer, Transaction
 
 
@@ -75,6 +77,9 @@ def _tidy(answer: Answer, transaction: Transaction, store: Store) -> None:
 
     A rollback lets nothing go, however old: the next one may have to go further back.
     """
+    if answer["ok"] and transaction.replaced:
+        with contextlib.suppress(OSError, Damaged):  # only space is lost
+            thin(store, transaction.replaced, answer["run"], transaction.planned)
     is_rollback = transaction.request.get("kind") == "rollback"
     answer["warnings"] += sweep(store, None if is_rollback else transaction.keep, time.time())
     try:

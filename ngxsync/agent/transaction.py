@@ -51,11 +51,13 @@ class Transaction:
         self.is_settled = True  # False where the journal must stay open: something is left to do
         self.state = UNCHANGED  # of the live tree where it fails, for people
         self.keep = keep_of(request)
+        self.replaced = ""  # the run that was accepted before this one
         self.expected_bytes = 0  # what the store will take once this run is accepted
         self.must_reload = False  # True where nginx may run something else than the trees hold
 
     def run(self) -> Answer:
         accepted = self.store.accepted()
+        self.replaced = accepted["run"] if accepted else ""
         raise_if_not_yours(self.request, accepted)
         self.planned = planned_manifest(self.request, self.store, accepted)
         raise_if_adopts_more(self.request)
@@ -220,6 +222,7 @@ class Transaction:
             "kind": self.request.get("kind", "sync"),
             "at": time.time(),
             "proven": proven,
+            "settings": self.settings,  # `status` finds nginx by them while no master asks
         }
         record.update((key, self.request[key]) for key in ("restores", "taken_back") if key in self.request)
         try:
