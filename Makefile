@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench storm packages-demo packages-test
+.PHONY: help demo test check bench matrix storm packages-demo packages-test
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ bench: packages-test .venv/ready-to-develop ## how fast, beside rsync from cron 
 
 storm: packages-test .venv/ready-to-develop ## a random storm of edits and faults on a real pair (SEED=7 ROUNDS=200: the same again)
 	@.venv/bin/python -m tests.storm $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+matrix: packages-test .venv/ready-to-develop ## the fault matrix, all 130 cells (writes docs/matrix.md; ARGS=-k apply for some)
+	@.venv/bin/python -m tests.matrix_table $(ARGS)
 
 packages-demo packages-test: packages-%:
 	@.ci/packages $*

@@ -63,11 +63,9 @@ class Resident:
     def __init__(self, pair: Pair, environment: Mapping[str, str] | None = None) -> None:
         self.pair = pair
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = pair.master.popen(
-            [sys.executable, "-m", "tests.resident"],
-            env={"PYTHONPATH": str(PROJECT), **(environment or {})},
-            **pipes,
-        )
+        words = [f"{name}={value}" for name, value in (environment or {}).items()]
+        argv = ["env", *words, sys.executable, "-m", "tests.resident"]
+        self.process = pair.master.popen(argv, env={"PYTHONPATH": str(PROJECT)}, **pipes)
 
     def begin(self, **options: Any) -> None:
         """Starts a run; `answer` waits for its end."""

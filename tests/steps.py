@@ -33,10 +33,9 @@ class Step:
 
 
 PEER = f"{STATE}/peer"
+SETTLE = Step(1, "settle", True, "", stands="the daemon waits for the end of a burst, the peer for its word to begin")
 STEPS = (
-    Step(
-        1, "settle", True, "", stands="the daemon waits for the end of a burst, the peer's agent for its word to begin"
-    ),
+    SETTLE,
     Step(2, "scan", True, "openat", f"{ROOT}/html/a.html", stands="the master is about to read the edited file"),
     Step(3, "validate", True, "execveat", stands="in the private view on the master, before `nginx -t` begins"),
     Step(4, "plan", False, "openat", f"{ROOT}/html", stands="in the middle of the peer's scan"),
