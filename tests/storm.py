@@ -169,7 +169,7 @@ class Storm:
             return
         for step in range(chance.choice((1, 1, 3))):
             time.sleep(chance.uniform(0, 0.4))
-            with suppress(OSError):
+            with suppress(OSError), self.field.mounted:
                 self._edit_peer(_peer_edit(chance, kinds, 500_000_000 + self.round * 1000 + step))
 
     def _edit_peer(self, edit: Edit) -> None:
@@ -209,8 +209,9 @@ class Storm:
         self.tell(f"fault {fault}")
         FAULTS[fault][1](self.field, chance)
         self.tell(f"fault {fault} is over")
-        if fault in ("read-only", "state-gone"):
-            self.owed -= self.edited  # what nobody had synced to disk is the power cut's, not ours
+        if fault in ("read-only", "state-gone"):  # what a person had not synced to disk, no sync has to keep
+            self.owed -= self.edited
+            self._note_touched(list(self.touched))
         if fault == "state-gone":
             self.owed.clear()
 

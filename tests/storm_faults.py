@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,7 +20,8 @@ STATE = faults.STATE
 
 
 class Field:
-    """Where the faults happen. `port` is one that the peer's fault takes and the master's edit asks for."""
+    """Where the faults happen. `port` is one that the peer's fault takes and the master's edit asks for; `mounted` keeps
+    the edits on the peer apart from its reboots, which unmount its disk."""
 
     watched: Watched
 
@@ -27,6 +29,7 @@ class Field:
         self.pair, self.peer, self.tell = pair, pair.web2, tell
         self.disk = faults.Disk(pair.web2, "192M")
         self.port = 7001
+        self.mounted = threading.Lock()
 
     def close(self) -> None:
         faults.thaw(self.peer)
@@ -109,7 +112,8 @@ def read_only(field: Field, chance: random.Random) -> None:
     with field.watched.excusing():
         field.disk.make_read_only()
         time.sleep(chance.uniform(0.1, 0.5))
-        faults.reboot(field.peer, field.disk)
+        with field.mounted:
+            faults.reboot(field.peer, field.disk)
     field.watched.start_reader()
 
 
