@@ -305,6 +305,24 @@ def test_an_access_that_is_none(door: Pair) -> None:
     assert not door.web1.path(KEY).exists()
 
 
+def test_the_ssh_of_the_person_behind_sudo_will_do(door: Pair) -> None:
+    """Root's own ssh on web1 has no key; that of admin, who called sudo, has one, and a configuration that names it."""
+    web1 = door.web1
+    web1.run(["useradd", "--create-home", "admin"])
+    try:
+        web1.run(["install", "-d", "-m", "0700", "-o", "admin", "/home/admin/.ssh"])
+        web1.run(["install", "-m", "0600", "-o", "admin", "/root/.ssh/id_rsa", "/home/admin/.ssh/to-web2"])
+        web1.path("/root/.ssh/id_rsa").unlink()
+        web1.path("/home/admin/.ssh/config").write_text("Host 192.0.2.2\n  IdentityFile ~/.ssh/to-web2\n")
+        done = door.ngxsync("peer", "install", "--yes", env={"SUDO_USER": "admin"})
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert list(web1.path("/tmp").iterdir()) == []
+        assert door.ngxsync("sync").returncode == 0
+        assert "ssh" not in " ".join(title for title in web1.commands().values() if "sshd" not in title)
+    finally:
+        web1.run(["userdel", "--remove", "admin"])
+
+
 def test_the_restricted_key_cannot_be_used_to_install(door: Pair) -> None:
     install(door, "--yes")
     done = install(door, "--yes", "--identity", KEY, status=4)

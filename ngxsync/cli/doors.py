@@ -72,18 +72,36 @@ class Peer:
 
     def __init__(self, peer: PeerConfig, order: Order, known: list[str], folder: Path) -> None:
         known_hosts = folder / "known_hosts"
+        folder.chmod(0o755)  # whose ssh it is reads it, whoever that is
         known_hosts.write_text("".join(f"{line}\n" for line in known))
         settings = replace(link_settings(peer), user=order.user or peer.user, known_hosts=known_hosts)
-        self.peer, self.bundle = peer, Bundle.of_package()
-        self.login = Login(settings, order.identity, may_ask=order.ask is not None)
+        self.peer, self.bundle, self.settings, self.order = peer, Bundle.of_package(), settings, order
+        self.login = self._login("")
         self._rights: Rights | None = None
+
+    def _login(self, caller: str) -> Login:
+        return Login(self.settings, self.order.identity, may_ask=self.order.ask is not None, caller=caller)
+
+    def rights(self) -> Rights:
+        """Asked once. Where root's own ssh is not let in, that of the person behind sudo may be."""
+        caller = os.environ.get("SUDO_USER", "")
+        try:
+            return self.login.rights()
+        except PeerUnreachable as error:
+            if error.code != "auth" or caller in ("", "root") or os.geteuid() != 0:
+                raise
+        self.close()
+        self.login = self._login(caller)
+        return self.login.rights()
 
     def call(self, verb: str, request: dict[str, object], done: list[Step], *, install: bool = False) -> list[Step]:
         """The steps of the agent's answer, added to `done`."""
-        if self._rights is None:
-            self._rights = self.login.rights()
+        self._rights = self._rights or self.rights()
         answer = self.login.call(self._rights, self.bundle, verb, request, install=install)
-        return door.steps_of(answer, self.peer, done)
+        return door.steps_of(verb, request, answer, self.peer, done)
+
+    def close(self) -> None:
+        self.login.close()
 
 
 @contextmanager
@@ -95,7 +113,7 @@ def reached(peer: PeerConfig, order: Order, known: list[str]) -> Iterator[Peer]:
         try:
             yield found
         finally:
-            found.login.close()
+            found.close()
 
 
 def install(config: Config) -> Callable[[Work, Order], None]:
@@ -272,5 +290,5 @@ def render_steps(work: Work) -> str:
 
     peer = work.peer
     lines = [f"{peer.name} ({peer.user}@{peer.host}):"]
-    lines += [f"  {WORDS[step.state]:8}  {step.name:8}  {safe_text(step.text)}" for step in work.steps]
+    lines += [f"  {WORDS[step.state]:8}  {safe_text(f'{step.name:8}  {step.text}')}" for step in work.steps]
     return "\n".join(lines if work.steps else [f"{peer.name}: nothing of ngxsync is there"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ngxsync.agent.manifest import PROTOCOL
+from ngxsync.core.answers import checked
 from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import AgentFailed, Held, Message, NgxsyncError, PeerUnreachable
 from ngxsync.flow.outcomes import message_of
@@ -79,14 +80,21 @@ def uninstall_request(
     }
 
 
-def steps_of(answer: Mapping[str, Any], peer: PeerConfig, done: list[Step]) -> list[Step]:
+def steps_of(verb: str, request: Mapping[str, Any], answer: Any, peer: PeerConfig, done: list[Step]) -> list[Step]:
     """The steps, added to `done` also where they ended early. Raises AgentFailed, or Held where a run is in the way."""
-    steps = [Step(str(name), str(text), str(state)) for name, state, text in answer.get("steps", ())]
+    answer = checked(verb, request, answer, peer.name, f"{peer.user}@{peer.host}")
+    told = answer.get("steps")
+    steps = [Step(name, text, state) for name, state, text in filter(_is_step, told if isinstance(told, list) else ())]
     done += steps
     if answer["ok"]:
         return steps
     kind = Held if answer["code"] in HELD else AgentFailed
     raise kind(message_of(answer, peer), code=str(answer["code"]))
+
+
+def _is_step(value: Any) -> bool:
+    is_text = isinstance(value, list) and len(value) == 3 and all(isinstance(part, str) for part in value)
+    return is_text and value[1] in (THERE, WOULD, DONE)
 
 
 class ByKey(Protocol):
@@ -99,11 +107,13 @@ class ByKey(Protocol):
 
 def prove(peer: PeerConfig, key: ByKey, token: str) -> None:
     """The key works by both stacks, and gives no shell. Raises NgxsyncError."""
+    request = {"protocol": PROTOCOL, "state_dir": peer.state_dir}
     try:
-        answers = key.hello({"protocol": PROTOCOL, "state_dir": peer.state_dir}, timeout_s=HELLO_S)
+        answers = key.hello(request, timeout_s=HELLO_S)
     except PeerUnreachable as error:
         raise _not_taken(peer, error) from error
     for answer in answers:
+        checked("hello", request, answer, peer.name, f"{peer.user}@{peer.host}")
         if not answer["ok"]:
             raise AgentFailed(message_of(answer, peer), code=str(answer["code"]))
     if token in key.says(f"echo {token}", timeout_s=HELLO_S):

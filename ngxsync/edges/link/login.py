@@ -35,12 +35,19 @@ class Rights:
 
 
 class Login:
-    """`settings.user` logs in; `identity` is a key to be used alone, None: what ssh itself would use. To be closed."""
+    """`settings.user` logs in; `identity` is a key to be used alone, None: what ssh itself would use. To be closed.
 
-    def __init__(self, settings: LinkSettings, identity: Path | None, *, may_ask: bool) -> None:
+    `caller` is whose ssh it is, "" for this process's user.
+    """
+
+    def __init__(self, settings: LinkSettings, identity: Path | None, *, may_ask: bool, caller: str = "") -> None:
         self.settings = settings
         self._folder = Path(tempfile.mkdtemp(prefix="ngxsync-", dir="/tmp"))  # its socket's name has to be short
-        self._argv = _argv(settings, identity, self._folder / "own", may_ask=may_ask)
+        if caller:
+            shutil.chown(self._folder, caller)
+        # without a login shell or a session: only the user changes, and what ssh takes from the environment stays
+        before = ["runuser", "-u", caller, "--"] if caller else []
+        self._argv = before + _argv(settings, identity, self._folder / "own", may_ask=may_ask)
         self._extra_s = TYPING_S if may_ask else 0.0
 
     def rights(self) -> Rights:
