@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ngxsync.agent import manifest as manifests
 from ngxsync.agent.store import Store
 from ngxsync.agent.sweep import ANSWERS, Keep, Run, kept_runs, sweep
 from tests.agent import STATE, Agent, agent_argv
@@ -285,8 +286,8 @@ def test_older_manifests_of_large_trees_take_little_and_can_still_be_gone_back_t
     many = changed(agent, {"html/many": "dir", **wanted})
     whole = agent.call("history", run=many, manifest=True)
     assert size_of_manifest(agent, many) > 64 << 10
-    later = changed(agent, {PAGE: "new\n", "html/many/0001.html": None, "html/more.html": "more\n"})
-    last = changed(agent, "newer\n")
+    later = follow(agent, {PAGE: "new\n", "html/many/0001.html": None, "html/more.html": "more\n"})
+    last = follow(agent, {PAGE: "newer\n"})
     assert size_of_manifest(agent, many) < 4096 < 64 << 10 < size_of_manifest(agent, last)
     assert agent.call("history", run=many, manifest=True) == whole
     assert restorable(agent)[-3:] == [many, later, last]
@@ -301,6 +302,18 @@ def test_older_manifests_of_large_trees_take_little_and_can_still_be_gone_back_t
         assert (answer["ok"], answer["code"]) == (False, "disk"), answer
     peer(agent.host, "manifests", f"{last}.json").write_text(text)
     assert restorable(agent) == [last, small]
+
+
+def follow(agent: Agent, wanted: dict[str, Any]) -> str:
+    """As a master asks that knows what was accepted: the difference from that, which is what is live here."""
+    before = agent.live()
+    request = {**agent.plan(wanted), "reload": False, "keep": ALL, "base": "accepted"}
+    planned = manifests.from_json(request["delta"])
+    delta = manifests.delta(before, planned)
+    request["delta"] = {path: None if entry is None else list(entry) for path, entry in delta.items()}
+    answer = agent.transact(request)
+    assert (answer["outcome"], answer["warnings"]) == ("applied", []), answer
+    return str(answer["run"])
 
 
 def size_of_manifest(agent: Agent, run: str) -> int:

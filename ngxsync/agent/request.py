@@ -98,9 +98,8 @@ def _is_possible(entry: Entry) -> bool:
     return (entry.content == "") if entry.kind == DIR else bool(entry.content) and "\0" not in entry.content
 
 
-def planned_manifest(request: Dict[str, Any], store: Store, accepted: Accepted) -> Manifest:
-    """The planned manifest: the accepted one (or nothing) with the request's delta. Raises Failure where ids do not agree."""
-    base = store.accepted_manifest(accepted) if request["base"] == "accepted" else {}
+def planned_manifest(request: Dict[str, Any], base: Manifest) -> Manifest:
+    """The planned manifest: `base` with the request's delta. Raises Failure where ids do not agree."""
     planned = patched(base, delta_from_json(request["delta"]))
     if snapshot_id(planned, request["projection"]) != request["id"]:
         raise Failure("agent", "the planned manifest does not have the id that was announced", next="sync again")

@@ -77,9 +77,9 @@ def _tidy(answer: Answer, transaction: Transaction, store: Store) -> None:
 
     A rollback lets nothing go, however old: the next one may have to go further back.
     """
-    if answer["ok"] and transaction.replaced:
-        with contextlib.suppress(OSError, Damaged):  # only space is lost
-            thin(store, transaction.replaced, answer["run"], transaction.planned)
+    if answer["ok"] and transaction.base:
+        with contextlib.suppress(OSError):  # only space is lost
+            thin(store, transaction.replaced, transaction.base, answer["run"], transaction.planned)
     is_rollback = transaction.request.get("kind") == "rollback"
     answer["warnings"] += sweep(store, None if is_rollback else transaction.keep, time.time())
     try:

@@ -8,10 +8,10 @@ from .store import Store
 THIN_FROM = 64 << 10  # bytes of a manifest; smaller ones are not worth the work
 
 
-def thin(store: Store, run: str, following: str, planned: Manifest) -> None:
-    """The manifest of `run` gives way to its difference from that of the run accepted next, durably and at once or not at all.
+def thin(store: Store, run: str, manifest: Manifest, following: str, planned: Manifest) -> None:
+    """The manifest of `run` gives way to its difference from that of the run accepted next. Durable when this returns.
 
-    `Store.accepted_manifest` reads both forms. Raises OSError, store.Damaged.
+    `Store.accepted_manifest` reads both forms. Raises OSError.
     """
     name = os.path.join("manifests", run + ".json")
     try:
@@ -19,6 +19,5 @@ def thin(store: Store, run: str, following: str, planned: Manifest) -> None:
             return
     except FileNotFoundError:
         return
-    differing = delta(planned, store.accepted_manifest({"run": run}))
-    entries = {path: None if entry is None else list(entry) for path, entry in differing.items()}
+    entries = {path: None if entry is None else list(entry) for path, entry in delta(planned, manifest).items()}
     store.write(name, {"next": following, "delta": entries})

@@ -51,7 +51,8 @@ class Transaction:
         self.is_settled = True  # False where the journal must stay open: something is left to do
         self.state = UNCHANGED  # of the live tree where it fails, for people
         self.keep = keep_of(request)
-        self.replaced = ""  # the run that was accepted before this one
+        self.replaced = ""  # the run that was accepted before this one; `base` its manifest, where the master knows it
+        self.base: Manifest = {}
         self.expected_bytes = 0  # what the store will take once this run is accepted
         self.must_reload = False  # True where nginx may run something else than the trees hold
 
@@ -59,7 +60,8 @@ class Transaction:
         accepted = self.store.accepted()
         self.replaced = accepted["run"] if accepted else ""
         raise_if_not_yours(self.request, accepted)
-        self.planned = planned_manifest(self.request, self.store, accepted)
+        self.base = self.store.accepted_manifest(accepted) if self.request["base"] == "accepted" else {}
+        self.planned = planned_manifest(self.request, self.base)
         raise_if_adopts_more(self.request)
         nginx = self._timed("which", self._which)
         names = Names(self.projection["owners"])
