@@ -1,12 +1,12 @@
-"""The verbs for people: show and status; and what the agent says to one who calls it by hand."""
+"""The verb show; and what the agent says to one who calls it by hand."""
 
 import base64
+import json
 import os
 import sys
-import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List
 
-from . import journal, unit
+from . import journal
 from .answers import Failure
 from .directives import named_files, read_all
 from .failures import busy_failure
@@ -14,6 +14,8 @@ from .manifest import Entry, is_clean, tree_of
 from .nginx import NGINX_ERRORS, find_nginx
 from .paths import Anchor
 from .scan import Names, Unstable, entry_at
+from .statuslines import shown as plain
+from .statuslines import status_lines
 from .store import Busy, Store
 
 Answer = Dict[str, Any]
@@ -82,35 +84,22 @@ def named_secrets(settings: Dict[str, Any]) -> List[str]:
     return [os.path.realpath(item.path) for item in named if item.role in ("key", "auth")]
 
 
-def status(request: Answer) -> Answer:
-    """What the peer knows by itself: accepted, open journal, nginx running or not, the latest run."""
-    store = Store(request["state_dir"])
-    return {
-        "ok": True,
-        "host": os.uname().nodename,
-        "accepted": store.accepted(),
-        "journal": journal.describe(store.journal),
-        "last": latest(store),
-        "recovery_unit": unit.state(request["state_dir"]),
-    }
-
-
-def latest(store: Store) -> Optional[Answer]:
-    """The answer with the highest sequence number."""
-    return max(store.answers(), key=lambda answer: int(answer.get("sequence", 0)), default=None)
-
-
-def by_hand(verb: str, work: Callable[[Answer], Answer]) -> int:
+def by_hand(verb: str, work: Callable[[Answer], Answer], as_json: bool = False) -> int:
     """`ngxsync-agent status` and `recover`, for the person who logs in on the backup."""
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     request = {"state_dir": os.path.dirname(os.path.dirname(folder))}
-    if verb == "recover":
+    if verb == "recover" and not as_json:
         _say_who_is_waited_for(Store(request["state_dir"]))
     try:
         answer = work(request)
     except Failure as failure:
         answer = failure.answer()
-    lines = _status_lines(answer) if verb == "status" and answer["ok"] else _recover_lines(answer)
+    if as_json:
+        lines = [json.dumps(answer)]
+    elif not answer["ok"]:
+        lines = _failure_lines(verb, answer["message"])
+    else:
+        lines = status_lines(answer) if verb == "status" else _recover_lines(answer)
     sys.stdout.write("\n".join(lines) + "\n")
     return 0 if answer["ok"] else 7 if answer["code"] == "broken" else 1
 
@@ -122,43 +111,15 @@ def _say_who_is_waited_for(store: Store) -> None:
         sys.stdout.flush()
 
 
-def _status_lines(answer: Answer) -> List[str]:
-    accepted, opened, last = answer["accepted"], answer["journal"], answer["last"]
-    lines = ["%s as a peer of ngxsync" % answer["host"]]
-    if accepted is None:
-        lines.append("accepted: nothing yet")
-    else:
-        proven = "proven" if accepted["proven"] else "not proven: nginx did not run it when it was applied"
-        text = "accepted: %s from %s at %s, run %s (%s)"
-        lines.append(
-            text % (accepted["id"][:12], accepted["written_by"], _when(accepted["at"]), accepted["run"], proven)
-        )
-    if opened is None:
-        lines.append("unfinished: nothing")
-    elif not opened["run"]:
-        lines.append("unfinished: its journal is damaged; `ngxsync-agent recover` says what to do")
-    else:
-        lines.append(
-            "unfinished: run %s (%s); `ngxsync-agent recover` finishes or undoes it" % (opened["run"], opened["phase"])
-        )
-    if last is not None:
-        lines.append("latest run: %s %s" % (last.get("run", "?"), last.get("outcome") or last.get("code")))
-        lines += ["  " + problem["text"] for problem in last.get("problems", [])[:5]]
-    lines.append("recovery at boot: %s" % answer["recovery_unit"])
-    return lines
-
-
 def _recover_lines(answer: Answer) -> List[str]:
-    if answer["ok"]:
-        done = (
-            "nothing was open"
-            if answer.get("recovered") is None
-            else "run %s: %s" % (answer["recovered"], answer["result"])
-        )
-        return ["recover: " + done] + ["edited since, kept in the store: " + path for path in answer.get("edited", [])]
-    message = answer["message"]
-    return ["recover: %s" % message["what"], "  now: %s" % message["state"], "  next: %s" % message["next"]]
+    done = "nothing was open"
+    if answer.get("recovered") is not None:
+        done = "run %s: %s" % (answer["recovered"], answer["result"])
+    return ["recover: " + done] + [
+        "edited since, kept in the store: " + plain(path) for path in answer.get("edited", [])
+    ]
 
 
-def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+def _failure_lines(verb: str, message: Answer) -> List[str]:
+    what = "%s: %s%s" % (verb, message["what"], " (%s)" % message["where"] if message["where"] else "")
+    return [what, "  now: %s" % message["state"], "  next: %s" % message["next"]]

@@ -35,7 +35,7 @@ VERBS = {
     "validate": ("verbs", "validate"),
     "which": ("verbs", "which"),
     "recover": ("verbs", "recover"),
-    "status": ("inspection", "status"),
+    "status": ("status", "status"),
     "install": ("door", "install"),
     "uninstall": ("removal", "uninstall"),
 }
@@ -60,13 +60,14 @@ def main(argv: List[str]) -> int:
 
         return gate.main()
     if verb not in VERBS:
-        sys.stderr.write("usage: ngxsync-agent status | recover\n")
+        sys.stderr.write("usage: ngxsync-agent status | recover [--json]\n")
         return 2
-    text = read_request()
+    as_json = verb in BY_HAND and argv[1:] == ["--json"]
+    text = b"" if as_json else read_request()
     if len(text) <= LARGEST and not text.strip() and verb in BY_HAND:
         from . import inspection
 
-        return inspection.by_hand(verb, lambda request: answered(verb, request))
+        return inspection.by_hand(verb, lambda request: answered(verb, request), as_json)
     if verb in READING:
         signal.alarm(READING_S)  # a regex of a request may never end, and its caller is gone long before
     # on a line of its own, whatever the login shell wrote before

@@ -1,0 +1,186 @@
+"""The verb `status`: what the peer knows by itself, for the person who logs in there at night while its master is dead."""
+
+import os
+import shlex
+import subprocess
+import time
+from typing import Any, Dict, List, Optional
+
+from . import journal, unit
+from .directives import loads, named_files, read_all
+from .manifest import Manifest, is_same
+from .nginx import NGINX_ERRORS, SHUTTING_DOWN, Nginx, find_nginx, start_time
+from .proof import family, is_worker
+from .scan import scan
+from .store import Damaged, Store
+
+Answer = Dict[str, Any]
+
+SHOWN = 5
+TICKS = os.sysconf("SC_CLK_TCK")
+SLACK_S = 1.0  # start times and file times are told by different clocks
+DONE = ("applied", "in-sync", "not-proven")  # outcomes after which what the master had is here
+
+
+def status(request: Answer) -> Answer:
+    """accepted (the record), journal, lock, nginx, edited, refused, last, door, recovery_unit and its result, history.
+
+    Changes nothing.
+
+    `nginx`: {state: running, stale, down, unknown; pid, since, loaded, file, changed, why, start}; times in seconds since 1970.
+    `edited`: {count, paths (a few), unread} against accepted, null where nothing is accepted or its manifest is lost.
+    `refused`: the runs since the last one that was applied: {count, since, at, run, outcome, code, lines}; null for none.
+    Raises store.Damaged for the accepted record.
+    """
+    store = Store(request["state_dir"])
+    accepted = store.accepted()
+    settings = (accepted or {}).get("settings") or request.get("nginx")
+    return {
+        "ok": True,
+        "host": os.uname().nodename,
+        "now": time.time(),
+        "accepted": accepted,
+        "journal": journal.describe(store.journal),
+        "lock": store.holder("transaction"),
+        "nginx": nginx_state(settings),
+        "edited": edited(store, accepted),
+        "last": latest(store),
+        "refused": refused(store),
+        "door": door(store),
+        "recovery_unit": unit.state(request["state_dir"]),
+        "recovery_result": recovery_result(),
+        "history": {"folder": store.root, "runs": sum(1 for _ in store.answers())},
+    }
+
+
+def latest(store: Store) -> Optional[Answer]:
+    """The answer with the highest sequence number."""
+    return max(store.answers(), key=_sequence, default=None)
+
+
+def _sequence(answer: Answer) -> int:
+    return int(answer.get("sequence", 0))
+
+
+# nginx
+
+
+def nginx_state(settings: Optional[Answer]) -> Answer:
+    """Whether it runs, and whether it has read what is on its disk: no file that it loads may be younger than its workers."""
+    if not settings:
+        return _state("unknown", why="nothing was accepted yet: where its configuration lies is not known")
+    try:
+        nginx = find_nginx(settings)
+    except NGINX_ERRORS as error:
+        return _state("unknown", why=str(error))
+    if nginx.problem:
+        return _state("unknown", why=nginx.problem)
+    start = " ".join(shlex.quote(word) for word in [nginx.build.binary] + nginx.args)
+    if nginx.running is None:
+        pid = nginx.single
+        why = "process %d runs without a main process (master_process off)" % pid
+        return _state("unknown", pid=pid, why=why) if pid else _state("down", start=start)
+    pid = nginx.running.pid
+    # the oldest of those that serve: one that died and was born again did not read the files again
+    workers = [child for child, title in family(pid).items() if is_worker(title) and SHUTTING_DOWN not in title]
+    loaded = min((_wall_clock(ticks) for _, ticks in workers), default=_wall_clock(start_time(pid)))
+    changed, file = max(_loaded_files(nginx), default=(0.0, ""))
+    found = {"pid": pid, "since": _wall_clock(start_time(pid)), "loaded": loaded, "start": start}
+    if changed > loaded + SLACK_S:
+        return _state("stale", file=file, changed=changed, **found)
+    return _state("running", **found)
+
+
+def _state(state: str, **more: Any) -> Answer:
+    empty = {"pid": 0, "since": None, "loaded": None, "file": "", "changed": None, "why": "", "start": ""}
+    return dict(empty, state=state, **more)
+
+
+def _loaded_files(nginx: Nginx) -> List[Any]:
+    """(when it was last changed, path) of every file that this configuration has nginx read."""
+    directives = read_all(nginx.conf, nginx.prefix)
+    named = named_files(directives, os.path.dirname(nginx.conf), nginx.prefix)
+    is_loaded = loads(named)
+    paths = {directive.file for directive in directives} | {item.path for item in named if is_loaded(item.path)}
+    found = []
+    for path in sorted(paths | {nginx.conf}):
+        try:
+            found.append((os.stat(path).st_ctime, path))
+        except OSError:
+            continue  # a pattern, or what is not there: nginx -t says so
+    return found
+
+
+def _wall_clock(ticks: int) -> float:
+    """Clock ticks since boot as seconds since 1970, by the clock of now."""
+    with open("/proc/uptime") as stream:
+        uptime = float(stream.read().split()[0])
+    return time.time() - uptime + ticks / TICKS
+
+
+# the trees and the runs
+
+
+def edited(store: Store, accepted: Optional[Answer]) -> Optional[Answer]:
+    """What differs from accepted: somebody edited it here since."""
+    if accepted is None:
+        return None
+    try:
+        planned = store.accepted_manifest(accepted)
+        found = scan(accepted["projection"], store.cache())
+    except (Damaged, OSError) as error:
+        return {"count": None, "paths": [], "unread": [str(error)]}
+    paths = differing(planned, found.manifest)
+    return {"count": len(paths), "paths": paths[:SHOWN], "unread": found.unread[:SHOWN]}
+
+
+def differing(a: Manifest, b: Manifest) -> List[str]:
+    return sorted(path for path in {*a, *b} if not is_same(a.get(path), b.get(path)))
+
+
+def refused(store: Store) -> Optional[Answer]:
+    """The latest of the runs that brought nothing since the last that was applied, how many, and since when."""
+    answers = sorted(store.answers(), key=_sequence, reverse=True)
+    places = [place for place, answer in enumerate(answers) if answer.get("outcome") in DONE]
+    failed = answers[: places[0] if places else len(answers)]
+    if not failed:
+        return None
+    last = failed[0]
+    lines = [problem.get("text", "") for problem in last.get("problems", [])] + list(last.get("lines", []))
+    what = (last.get("message") or {}).get("what", "")
+    return {
+        "count": len(failed),
+        "since": _kept_at(store, failed[-1]),
+        "at": _kept_at(store, last),
+        "run": last.get("run", ""),
+        "outcome": last.get("outcome", ""),
+        "code": last.get("code", ""),
+        "lines": [line for line in [what] + lines if line][:SHOWN],
+    }
+
+
+def _kept_at(store: Store, answer: Answer) -> Optional[float]:
+    try:
+        return os.stat(store.path("runs", "%s.json" % answer.get("run", ""))).st_mtime
+    except OSError:
+        return None
+
+
+def door(store: Store) -> Optional[Answer]:
+    """Whom the restricted key's gate refused: how often since its log began, and the last line; null where it refused nobody."""
+    try:
+        with open(store.path("gate.log"), "r", errors="replace") as stream:
+            lines = stream.read().splitlines()
+    except OSError:
+        return None
+    return {"count": len(lines), "last": lines[-1]} if lines else None
+
+
+def recovery_result() -> str:
+    """What systemd knows of the recovery at this boot: success, exit-code ...; "" where it cannot be asked."""
+    try:
+        argv = ["systemctl", "show", "--property=Result", "--value", unit.NAME]
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode("ascii", "replace").strip()
