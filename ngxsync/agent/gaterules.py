@@ -15,6 +15,7 @@ from .store import RUN_NAME
 VERBS = ("hello", "scan", "stage", "show", "facts", "transact", "recover", "status", "history")
 
 LONGEST = 8192  # bytes of a command: a path has 4096 at most
+TIMES = ("prove_timeout_s", "test_timeout_s", "idle_timeout_s")  # of `nginx`
 LONGEST_S = 3600.0  # of any time-out that a client may ask for
 
 # as shlex.join writes a word; the words' meaning is ours alone
@@ -32,7 +33,10 @@ Decision = Union[Call, Receive, Refusal]
 
 
 class Refused(Exception):
-    """A request asks for something that is not in the policy; the text says what."""
+    """A request asks for something that is not in the policy; the text says what, however much that was."""
+
+    def __init__(self, text: str) -> None:
+        super(Refused, self).__init__(text[:500])
 
 
 def ask(command: Optional[bytes], staged: Staged) -> Decision:
@@ -78,7 +82,10 @@ def checked(verb: str, request: Dict[str, Any], policy: Dict[str, Any]) -> Dict[
     for name in _needed(verb, request):
         if name not in request:
             raise Refused("a request of %s without %s" % (verb, name))
-    return {name: FIELDS[name](request[name], policy) for name in request if name in FIELDS}
+    try:
+        return {name: FIELDS[name](request[name], policy) for name in request if name in FIELDS}
+    except RecursionError:
+        raise Refused("a request that is nested too deeply")
 
 
 def _needed(verb: str, request: Dict[str, Any]) -> List[str]:
@@ -152,7 +159,7 @@ def _nginx(value: Any, policy: Dict[str, Any]) -> Any:
     for name, installed in policy["nginx"].items():
         if value.get(name) != installed:
             raise Refused("another nginx %s: %r, %r was installed" % (name, value.get(name), installed))
-    times = {name: _seconds(value[name], policy) for name in ("prove_timeout_s", "test_timeout_s") if name in value}
+    times = {name: _seconds(value[name], policy) for name in TIMES if name in value}
     return dict(policy["nginx"], **times)
 
 
