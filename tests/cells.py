@@ -57,11 +57,11 @@ CELLS = {
 # what the message of a failed run says besides its four parts, by the begin of the cell's line
 SAYS = {
     "1 not-proven (nginx-down)": "applied, but nginx does not run there",
-    "3 refused": "nginx -t did not end within 60.0 s",
+    "3 refused": "nginx -t did not end within 60",
     "4 unknown (died)": "the agent was ended in the middle of its work, and what it had begun was undone",
     "4 unreachable (cut)": "the connection ended before the answer came",
     "4 unreachable": "ssh did not connect or was cut off (rsync ended with 255)",
-    "5 refused": "nginx -t did not end within 60.0 s",
+    "5 refused": "nginx -t did not end within 60",
     "6 undone": "bind() to 0.0.0.0:8081 failed (98: Address already in use)",
     "8 awaiting-first-sync": "no accepted snapshot in common",
 }
