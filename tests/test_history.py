@@ -52,8 +52,8 @@ def test_secrets_by_hash_alone_and_what_is_no_text(pair: Pair, synced: Resident)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "TOPSECRET" not in shown.stdout
     assert "0123456789abcdef" not in shown.stdout
-    assert f"Secret files differ: {ROOT}/conf/users 36B sha256 " in shown.stdout
-    assert f"Secret files differ: {ROOT}/conf/a.key 64B sha256 " in shown.stdout
+    assert f"Secret files differ: {ROOT}/conf/users {len(PASSWORDS)}B sha256 " in shown.stdout
+    assert f"Secret files differ: {ROOT}/conf/a.key {len(KEY)}B sha256 " in shown.stdout
     assert f"web2: - {ROOT}/html/link  deleted\n" in shown.stdout
     assert "\n-old\n" in shown.stdout
     assert "TOPSECRET" not in pair.ngxsync("history", "3", "--json", ROOT).stdout

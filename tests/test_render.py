@@ -123,7 +123,7 @@ def test_the_json_of_a_run_keeps_its_keys() -> None:
     found = json.loads(json.dumps(json_run("sync", RUN)))
     assert list(found) == RUN_KEYS
     assert [list(peer)[:7] for peer in found["peers"]] == [PEER_KEYS] * 2
-    assert list(found["peers"][0])[7:] == ["reload", "bytes_sent", "timings", "warnings", "problems", "message"]
+    assert list(found["peers"][0])[7:] == ["reload", "bytes_sent", "timings", "warnings", "problems", "message", "run"]
     assert (found["schema"], found["command"], found["run"], found["exit"]) == (1, "sync", "00000007-ab", 5)
     assert found["peers"][1]["changes"] == [{"path": "/t/conf/new.conf", "kind": "created", "cause": "pending"}]
     assert list(found["peers"][1]["message"]) == ["what", "where", "state", "next"]

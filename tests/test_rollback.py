@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.hosts import Host, wait_until
-from tests.pair import ROOT, Pair, manifest_of, write_tree
+from tests.pair import ROOT, Pair, make_pair, manifest_of, write_tree
 from tests.resident import (
     SITE,
     STATE,
@@ -329,6 +329,25 @@ def test_8_nobody_said_yes_and_a_dry_run(synced: Resident) -> None:
     assert served(pair.web2) == "one"
 
 
+def test_8_a_guard_and_its_override(synced: Resident) -> None:
+    """The guards of a sync, in the words of this command; and while paused."""
+    pair = synced.pair
+    first = sites(synced, "one")
+    write_tree(pair.web1, ROOT, {f"conf/new/{number}.conf": "# new\n" for number in range(9)})
+    assert synced.sync().exit == 0
+    before = manifest_of(pair.web2)
+    done = pair.ngxsync("rollback", "--yes")
+    assert (done.returncode, "web2  held (max-delete), 10 changes (10 deleted)" in done.stderr) == (8, True), done
+    assert "next: look with ngxsync rollback --dry-run, then ngxsync rollback --force max-delete" in done.stderr
+    assert manifest_of(pair.web2) == before
+    pair.ngxsync("pause", "--for", "1h", "web2 is worked on")
+    run = rollback(pair, "--force", "max-delete")
+    assert (run.exit, run.code) == (8, "paused"), run
+    assert "`ngxsync rollback --force paused` goes past it once" in run.peer["message"]["next"]
+    run = rollback(pair, "--force", "max-delete", "--force", "paused")
+    assert (run.exit, manifest_of(pair.web2)) == (0, first), run
+
+
 def test_it_needs_no_valid_configuration_here(synced: Resident) -> None:
     pair = synced.pair
     sites(synced, "one", "two")
@@ -460,3 +479,20 @@ def test_by_a_restricted_key(pair: Pair) -> None:
     run = rollback(pair, "1", "--path", f"{ROOT}/html/index.html")
     assert run.exit == 0, run
     assert pair.web2.path(f"{ROOT}/html/index.html").read_text() == "<h1>It works</h1>\n", "sent from here"
+
+
+def test_several_peers_each_by_itself() -> None:
+    trio = make_pair(3)
+    try:
+        for text in ("one", "two"):
+            write_tree(trio.web1, ROOT, site(text))
+            assert trio.ngxsync("sync", "--yes").returncode == 0
+        alone = rollback(trio, "--peer", "web3")
+        assert (alone.exit, served(trio.web2), served(trio.web3)) == (0, "two", "one"), alone
+        trio.web3.run(["kill", str(trio.web3.sshd_pid())])
+        both = rollback(trio, "1")
+        outcomes = {peer["name"]: peer["outcome"] for peer in both.data["peers"]}
+        assert (both.exit, outcomes) == (4, {"web2": "applied", "web3": "unreachable"}), both
+        assert (served(trio.web2), served(trio.web3)) == ("one", "one")
+    finally:
+        trio.close()

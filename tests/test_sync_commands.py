@@ -27,7 +27,7 @@ RUN_KEYS = [
 ]
 PEER_KEYS = [
     *("name", "outcome", "code", "exit", "snapshot", "accepted", "changes", "reload", "bytes_sent"),
-    *("timings", "warnings", "problems", "message"),
+    *("timings", "warnings", "problems", "message", "run"),
 ]
 
 

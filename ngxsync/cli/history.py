@@ -62,14 +62,14 @@ def history(run: str | None, path: str | None, limit: int, peers: tuple[str, ...
 
     record = find_run(state, run)
     limits = limit_from(path, configuration) if path else ""
+    if not (as_json or path):
+        print("\n".join(render_record(record, state.now())), flush=True)
     found = replaced.ask_peers(configuration, record, limits, peers)
     status = replaced.exit_of(found, limits)
     if as_json:
         print_json({**json_history(run, [record]), "exit": status, "replaced": replaced.as_json(found)})
-        return status
-    if not path:
-        print("\n".join(render_record(record, state.now())))
-    replaced.show(found, limits)
+    else:
+        replaced.show(found, limits)
     return status
 
 
@@ -187,6 +187,7 @@ def _peer_from(data: Mapping[str, Any]) -> PeerResult:
         reload=data.get("reload", ""),
         bytes_sent=data.get("bytes_sent", 0),
         timings=data.get("timings", {}),
+        run=data.get("run", ""),
     )
 
 

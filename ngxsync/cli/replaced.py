@@ -44,13 +44,18 @@ class OnPeer:
 
 def ask_peers(config: Config, record: Mapping[str, Any], path: str, peers: Collection[str]) -> list[OnPeer]:
     """What each peer of that run keeps of it, below `path` where one is named."""
-    touched = [peer["name"] for peer in record.get("peers", ()) if not peers or peer["name"] in peers]
+    touched = {name: run for name, run in runs_there(record).items() if not peers or name in peers}
     if not touched:
         return []
     with open_assembly(config) as assembly:
         return [
-            _ask(config, assembly.peers[name], str(record["run"]), path) for name in touched if name in assembly.peers
+            _ask(config, assembly.peers[name], run, path) for name, run in touched.items() if name in assembly.peers
         ]
+
+
+def runs_there(record: Mapping[str, Any]) -> dict[str, str]:
+    """{peer: the run's id there} of a recorded run."""
+    return {str(peer["name"]): str(peer.get("run") or record["run"]) for peer in record.get("peers", ())}
 
 
 def _ask(config: Config, peer: Peer, run: str, path: str) -> OnPeer:

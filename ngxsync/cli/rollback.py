@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ngxsync.cli.group import command
+from ngxsync.cli.history import find_run
 from ngxsync.cli.options import (
     Duration,
     config_option,
@@ -21,10 +22,13 @@ from ngxsync.cli.options import (
     raise_if_unknown_peers,
     say,
 )
+from ngxsync.cli.replaced import runs_there
+from ngxsync.core.errors import ConfigError
 from ngxsync.core.guards import raise_if_unforceable
 from ngxsync.core.model import Plan, RunResult
 from ngxsync.core.render import json_run, render_plan, render_run
 from ngxsync.edges.configfile import read_config
+from ngxsync.edges.state import MasterState
 
 if TYPE_CHECKING:
     from ngxsync.cli.foreground import Foreground
@@ -96,7 +100,9 @@ def rollback(
         options = Options(
             "rollback", by_person=True, force=force, dry_run=dry_run, wait_s=wait_s, peers=peers, brake=brake
         )
-        goal = Goal(run or "", wanted, None if yes or dry_run else _confirm(foreground))
+        goal = Goal(
+            run or "", wanted, None if yes or dry_run else _confirm(foreground), _runs_there(assembly.state, run)
+        )
         work = Rollback(assembly.pipeline, goal)
         result = foreground.run(lambda: work.run(options))
     if as_json:
@@ -106,6 +112,14 @@ def rollback(
         lines = [*plans, render_run(result), *(["nothing was changed: a dry run"] if dry_run else [])]
         print("\n".join(lines), file=sys.stderr if result.exit else sys.stdout)
     return result.exit
+
+
+def _runs_there(state: MasterState, run: str | None) -> dict[str, str]:
+    """What each peer calls a run of this host's history; of others the peers know."""
+    try:
+        return runs_there(find_run(state, run)) if run else {}
+    except ConfigError:
+        return {}
 
 
 def _confirm(foreground: Foreground[RunResult]) -> Confirm:

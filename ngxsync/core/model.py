@@ -121,7 +121,8 @@ class Plan:
 class PeerResult:
     """What one run did to one peer. `outcome` is a status word or `applied`, `exit` that of DESIGN 6.
 
-    `timings` are seconds by step; `reload` is reloaded, not-needed, none (nothing to reload) or "".
+    `timings` are seconds by step; `reload` is reloaded, not-needed, none (nothing to reload) or "". `run` is the run's id there,
+    another one than the record's where it was planned anew.
     """
 
     name: str
@@ -137,6 +138,7 @@ class PeerResult:
     reload: str = ""
     bytes_sent: int = 0
     timings: Mapping[str, float] = field(default_factory=dict)
+    run: str = ""
 
 
 @dataclass(frozen=True)

@@ -219,6 +219,7 @@ def json_peer(peer: PeerResult) -> dict[str, Any]:
         "warnings": list(peer.warnings),
         "problems": [json_problem(problem) for problem in peer.problems],
         "message": json_message(peer.message),
+        "run": peer.run,
     }
 
 

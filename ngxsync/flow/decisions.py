@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from ngxsync.agent.manifest import Entry, is_below
@@ -10,12 +10,12 @@ from ngxsync.core.config import Config
 from ngxsync.core.excludes import narrow
 from ngxsync.core.guards import GuardSettings, Hold, apply_force, blockers_of, check_guards
 from ngxsync.core.model import Change, Plan
-from ngxsync.core.plan import kind_of, make_plan, needs_reload
+from ngxsync.core.plan import CONFLICT, DRIFT, kind_of, make_plan, needs_reload, restart_needed
 from ngxsync.core.rollback import rolled_back_hold, still_here
 from ngxsync.core.wording import listed
 from ngxsync.flow import outcomes
 from ngxsync.flow.comparison import FIRST_CONTACT, GENERATION, YOURS, covered_by
-from ngxsync.flow.interfaces import Comparison, Named
+from ngxsync.flow.interfaces import Comparison, Named, Prepared
 
 
 def holds_of(
@@ -59,6 +59,20 @@ def undone_rollback(compared: Comparison) -> tuple[str, ...]:
     paths = still_here(compared.accepted, compared.snapshot.manifest, covered) if compared.plan else ()
     run = (compared.accepted or {}).get("run")
     return (f"this undoes the rollback of run {run}: {listed(paths)}",) if paths else ()
+
+
+def worth_saying(compared: Comparison, prepared: Prepared, peer: str, left: Collection[str]) -> Iterator[str]:
+    """What a person wants to know of a plan that was applied; `left` are the paths that were forced past what cannot be done."""
+    edited = [change.path for change in compared.plan.changes if change.cause in (DRIFT, CONFLICT)]
+    if edited:
+        back = f"`ngxsync rollback {prepared.run} --path PATH` brings back what was there"
+        yield f"edited on {peer}, now as here; {back}: {listed(edited)}"
+    yield from undone_rollback(compared)
+    if left:
+        yield f"left as it is on {peer} (the next run is held for it again): {listed(left)}"
+    modules = {item.path for item in prepared.named.files if item.role == "module"}
+    if restart_needed(compared.plan, prepared.validation.binary, modules):
+        yield f"a new nginx binary or module is on {peer}: a reload does not load it, restart nginx there"
 
 
 LEAVING = ("type-change", "missing-user")  # what was forced past these stays undone, and is held again by the next run

@@ -16,11 +16,10 @@ from ngxsync.core.excludes import make_projection
 from ngxsync.core.guards import Hold
 from ngxsync.core.memory import Quarantined
 from ngxsync.core.model import PeerResult, Plan, Snapshot
-from ngxsync.core.plan import CONFLICT, DRIFT, paths_to_send, restart_needed
-from ngxsync.core.wording import listed
+from ngxsync.core.plan import paths_to_send
 from ngxsync.flow import outcomes, requests
 from ngxsync.flow.comparison import FIRST_CONTACT, compare, snapshot_for
-from ngxsync.flow.decisions import holds_of, is_done, past_holds, reload_needed, undone_rollback
+from ngxsync.flow.decisions import holds_of, is_done, past_holds, reload_needed, undone_rollback, worth_saying
 from ngxsync.flow.interfaces import Comparison, Master, Options, Peer, Prepared
 
 SCAN_S = 120.0
@@ -316,18 +315,7 @@ class PeerRun:
         return result
 
     def _worth_saying(self, compared: Comparison) -> Iterator[str]:
-        """What a person wants to know of a plan that was applied."""
-        edited = [change.path for change in compared.plan.changes if change.cause in (DRIFT, CONFLICT)]
-        if edited:
-            back = f"`ngxsync rollback {self.prepared.run} --path PATH` brings back what was there"
-            yield f"edited on {self.name}, now as here; {back}: {listed(edited)}"
-        yield from undone_rollback(compared)
-        if self.left:
-            yield f"left as it is on {self.name} (the next run is held for it again): {listed(self.left)}"
-        named = self.prepared.named.files
-        modules = {item.path for item in named if item.role == "module"}
-        if restart_needed(compared.plan, self.prepared.validation.binary, modules):
-            yield f"a new nginx binary or module is on {self.name}: a reload does not load it, restart nginx there"
+        return worth_saying(compared, self.prepared, self.name, self.left)
 
     def _remember_equal(self, compared: Comparison) -> PeerResult:
         roots = {"master_roots": dict(compared.snapshot.roots), "peer_roots": dict(compared.peer.roots)}
@@ -346,5 +334,6 @@ class PeerRun:
             changes=compared.plan.changes,
             bytes_sent=self.bytes_sent,
             timings=dict(self.timings),
+            run=self.prepared.run,
             **more,
         )

@@ -6,7 +6,7 @@ This host's nginx is not asked: its configuration may be just what went wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ngxsync.agent import manifest as manifests
@@ -53,12 +53,13 @@ class NotKept(NgxsyncError):
 class Goal:
     """`run` is a run's id, the number that it begins with, or "" for the snapshot before; `paths` bring back single files.
 
-    `confirm(peer, what, plan)` is a person's answer; None asks nobody.
+    `confirm(peer, what, plan)` is a person's answer; None asks nobody. `there` is what peers call that run, where it is known.
     """
 
     run: str = ""
     paths: tuple[str, ...] = ()
     confirm: Confirm | None = None
+    there: Mapping[str, str] = field(default_factory=dict)
 
 
 class Rollback(Pipeline):
@@ -78,7 +79,7 @@ class Rollback(Pipeline):
 
     def peer_run(self, peer: Peer, prepared: Prepared, options: Options) -> PeerRun:
         work = RollbackRun(self.config, self.master, peer, self.memory, prepared, options)
-        work.goal = self.goal
+        work.goal = replace(self.goal, run=self.goal.there.get(peer.config.name, self.goal.run))
         self.works[peer.config.name] = work
         return work
 
@@ -88,7 +89,9 @@ class Rollback(Pipeline):
         if message is None or not result.exit:
             return result
         # the holds and failures of a sync, whose next step is here this command
-        hint = message.next.replace("ngxsync sync", "ngxsync rollback")
+        hint = message.next.replace("ngxsync sync", "ngxsync rollback").replace(
+            "ngxsync diff", "ngxsync rollback --dry-run"
+        )
         hint = hint.replace("it is tried again", "`ngxsync rollback` tries it again")
         return replace(result, message=replace(message, next=hint))
 
