@@ -153,10 +153,14 @@ def test_power_lost_in_the_middle_is_mended_before_nginx_starts(backup: Backup, 
 def test_recover_by_hand_at_any_time_and_twice(backup: Backup) -> None:
     """While a run is under way it waits, and says for whom; called again there is nothing to do."""
     process, _ = backup.stop_at("between-exchanges")
-    asked = backup.host.popen(["ngxsync-agent", "recover"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    # as `ssh web2 ngxsync-agent recover` has it: standard input stays open, and nobody writes
+    asked = backup.host.popen(["ngxsync-agent", "recover"], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
     assert asked.stdout is not None
     try:
-        assert re.match(r"recover: process \d+ is at work here since .*: waiting for its end", asked.stdout.readline())
+        assert re.match(
+            r"recover: process \d+ \(run \S+, from web1\) is at work here since .*: waiting for its end",
+            asked.stdout.readline(),
+        )
         assert backup.is_between()
     finally:
         let_go_on(backup.host, process)

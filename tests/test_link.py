@@ -29,7 +29,7 @@ AGENT = b"""
 import json, os, sys, time
 
 def main(arguments):
-    request = json.loads(sys.stdin.read())
+    request = json.loads(sys.stdin.read() or "{}")
     if "fifo" in request:
         with open(request["fifo"], "w") as fifo:
             fifo.write("begun")
@@ -107,7 +107,7 @@ def test_an_installed_agent_answers_and_stays(link: Link, tmp_path: Path) -> Non
     assert sorted(os.listdir(folder.parent)) == sorted([BUNDLE.hash, "current"])
     assert link.call("echo", {}, timeout_s=10)["file"] == first["file"]
     command = [f"{folder.parent}/current/ngxsync-agent", "status"]
-    said = subprocess.run(command, input=b"{}", capture_output=True, check=True).stdout
+    said = subprocess.run(command, input=b"not read", capture_output=True, check=True).stdout
     assert b'"verb": "status"' in said
 
 

@@ -74,7 +74,8 @@ def install(state: str, name: str, files: Dict[str, str]) -> str:
         os.makedirs(path, mode=0o700, exist_ok=True)
     final = os.path.join(agents, name)
     current = os.path.join(agents, "current")
-    script = '#!/bin/sh\nexec env LC_ALL=C.UTF-8 %s -I -S %s "$@"\n' % (quoted(sys.executable), quoted(current))
+    # for people, who send no request: over ssh their standard input stays open, and nobody would write to it
+    script = '#!/bin/sh\nexec env LC_ALL=C.UTF-8 %s -I -S %s "$@" </dev/null\n' % (quoted(sys.executable), quoted(current))
     files = dict(files, **{COMMAND: script})
     temporary = tempfile.mkdtemp(prefix=".new-", dir=agents)
     try:
