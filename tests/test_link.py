@@ -18,11 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from ngxsync.agent.manifest import PROTOCOL
 from ngxsync.core.errors import AgentFailed, ConfigError, PeerUnreachable
 from ngxsync.core.ssh import LinkSettings, parse_jump, render_ssh_config
 from ngxsync.edges.bundle import MAIN, Bundle
 from ngxsync.edges.link import Link
 from ngxsync.edges.link.folder import PrivateFolder
+from ngxsync.edges.link.wire import Channel, send
 from tests.sshd import Sshd, descendants, free_port, make_key
 
 AGENT = b"""
@@ -41,6 +43,16 @@ def main(arguments):
     answer["locale"] = os.environ["LC_ALL"]
     answer["echo"] = request.get("echo", "") * request.get("times", 1)
     print(json.dumps(answer))
+    return 0
+"""
+OF_PROTOCOL_1 = b"""
+import json, sys
+
+def main(arguments):
+    request = json.loads(sys.stdin.read())
+    said = {"what": "protocol 1 is spoken here, %s was asked" % request["protocol"], "where": "", "state": "", "next": ""}
+    wrong = {"ok": False, "code": "protocol", "message": said}
+    print(json.dumps({"ok": True, "spoken": 1} if request["protocol"] == 1 else wrong))
     return 0
 """
 BUNDLE = Bundle({"__main__.py": MAIN.encode(), "ngxsync_agent/__init__.py": b"", "ngxsync_agent/main.py": AGENT})
@@ -150,6 +162,26 @@ def test_a_damaged_installation_is_made_anew(link: Link, tmp_path: Path) -> None
     assert link.call("echo", {"echo": "y"}, timeout_s=10, install=True)["echo"] == "y"
     assert (tmp_path / "state/agent" / BUNDLE.hash / "__main__.py").read_text() == MAIN
     assert sorted(os.listdir(tmp_path / "state/agent")) == sorted([BUNDLE.hash, "current"])
+
+
+def test_an_older_agent_is_asked_again_in_its_own_protocol(
+    make_link: MakeLink, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: the number is remembered."""
+    files = {"__main__.py": MAIN.encode(), "ngxsync_agent/__init__.py": b"", "ngxsync_agent/main.py": OF_PROTOCOL_1}
+    link = make_link(sshd, Bundle(files))
+    request = {"protocol": PROTOCOL}
+    assert link.call("hello", request, timeout_s=10, install=True) == {"ok": True, "spoken": 1}
+    asked: list[bytes] = []
+    sending = send
+
+    def noting(channel: Channel, data: bytes, **more: bool) -> None:
+        asked.append(data)
+        sending(channel, data, **more)
+
+    monkeypatch.setattr("ngxsync.edges.link.send", noting)
+    assert link.call("hello", request, timeout_s=10) == {"ok": True, "spoken": 1}
+    assert asked == [b'{"protocol": 1}\n']
 
 
 def test_a_refusal_of_the_agent_is_an_answer(link: Link) -> None:
