@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -48,11 +49,11 @@ def request() -> str:
     return json.dumps({**asked, "protocol": 1, "policy": policy})
 
 
-def is_killed(host: Host, call: str, number: int) -> bool:
-    """Runs `install` with SIGKILL at the so manieth call; False where it came to its end."""
+def is_killed(host: Host, call: str, number: int, verb: str = "install", asked: str = "") -> bool:
+    """Runs the verb with SIGKILL at the so manieth call; False where it came to its end."""
     inject = f"inject={call}:signal=KILL:when={number}"
     strace = ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject]
-    done = host.run([*strace, *agent_argv("install")], input=request(), check=False)
+    done = host.run([*strace, *agent_argv(verb)], input=asked or request(), check=False)
     if done.returncode == 0:
         assert json.loads(done.stdout)["ok"], done.stdout
     return done.returncode != 0
@@ -87,6 +88,40 @@ def test_killed_at_each_of_its_calls(host: Host, call: str) -> None:
         assert "restrict" in host.path(KEYS).read_text()
         assert [path.name for path in host.path("/home/deploy/.ssh").iterdir()] == ["authorized_keys"]
         assert [path.name for path in host.path("/etc/sudoers.d").iterdir() if "ngxsync" in path.name] == ["ngxsync"]
+    assert number < MOST
+    assert number > 1, "nothing was killed"
+
+
+@pytest.mark.parametrize("call", ["renameat2", "unlink", "unlinkat", "rmdir", "fsync"])
+def test_remove_killed_at_each_of_its_calls(host: Host, call: str) -> None:
+    """The key's line goes first, so that what is left of the rest lets nobody in."""
+    asked = json.dumps({**json.loads(request()), "trees": [ROOT], "purge": True})
+    number = 0
+    while number < MOST:
+        number += 1
+        reset(host)
+        assert not is_killed(host, "mkdir", 10_000)
+        host.run(["mkdir", "-p", f"{STATE}/peer/runs", f"{ROOT}/.ngxsync/00000001-left/stage", f"{STATE}/agent/hash"])
+        killed = is_killed(host, call, number, "uninstall", asked)
+        text = host.path(KEYS).read_bytes().decode()
+        assert [line for line in text.split("\n") if KEY not in line] == ["# by hand", *[OTHER.rstrip("\n")] * 2, ""]
+        assert host.run(["visudo", "-c"], check=False).returncode == 0
+        if KEY in text:
+            assert host.path(f"{STATE}/agent/door.json").exists()
+            assert host.path(RULES).exists()
+        if not killed:
+            break
+        assert not is_killed(host, call, 10_000, "uninstall", asked)
+        assert KEY not in host.path(KEYS).read_text()
+        assert [path.name for path in host.path("/home/deploy/.ssh").iterdir()] == ["authorized_keys"]
+        gone = (
+            RULES,
+            f"{STATE}/agent",
+            f"{STATE}/peer",
+            f"{ROOT}/.ngxsync",
+            "/etc/systemd/system/ngxsync-recover.service",
+        )
+        assert [path for path in gone if os.path.lexists(host.path(path))] == []
     assert number < MOST
     assert number > 1, "nothing was killed"
 
