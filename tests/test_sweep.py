@@ -60,6 +60,15 @@ def test_the_kept_runs_are_the_latest_the_young_and_all_since(
         assert suffix[0] in {*latest, *young, *needed}
 
 
+@given(run_lists, keeps, st.integers(1, 12))
+def test_after_a_rollback_the_latest_are_counted_from_what_it_restored(runs: list[Run], keep: Keep, at: int) -> None:
+    accepted = [run.name for run in runs if run.is_accepted and run.sequence <= at]
+    restored = accepted[-1] if accepted else ""
+    kept = kept_runs(runs, keep, NOW, set(), restored)
+    assert kept >= {*accepted[-keep.runs :]} if accepted else kept == kept_runs(runs, keep, NOW, set())
+    assert kept >= {run.name for run in runs if run.holds and accepted and run.sequence >= int(restored[1:])}
+
+
 @given(st.integers(0, 300))
 def test_answers_that_hold_nothing_are_bounded_by_their_number(count: int) -> None:
     runs = [Run(f"r{number}", number, NOW, False, False) for number in range(count)]
@@ -576,6 +585,7 @@ def test_what_history_lists_can_be_rolled_back_to_after_a_sweep(synced: Resident
         done = pair.ngxsync("rollback", "--yes")
         assert done.returncode == 0, done
         assert pair.web2.path(f"{ROOT}/{PAGE}").read_text() == f"page {number}\n"
+        assert Agent(pair.web2).call("recover", keep={**ALL, "runs": 3, "for_s": 60.0})["ok"]  # and sweeps
     done = pair.ngxsync("rollback", "--yes")
     assert done.returncode == 2, done
     assert pair.web2.path(f"{ROOT}/{PAGE}").read_text() == "page 3\n"

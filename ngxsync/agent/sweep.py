@@ -47,14 +47,16 @@ def keep_of(request: Dict[str, Any]) -> Optional[Keep]:
     return keep
 
 
-def kept_runs(runs: List[Run], keep: Keep, now: float, needed: Set[str]) -> Set[str]:
+def kept_runs(runs: List[Run], keep: Keep, now: float, needed: Set[str], restored: str = "") -> Set[str]:
     """The names of the runs to keep: what is needed, the latest that were accepted, the young, and all that came after the first
     of these; of those that hold nothing the latest ANSWERS.
 
-    Latest is by sequence, never by clock. A run from the future is young: the clock was wrong, then or now.
+    Latest is by sequence, never by clock; while the peer has what run `restored` had accepted (a rollback brought it back), counted
+    from that one back: the next rollback goes on from there. A run from the future is young: the clock was wrong, then or now.
     """
     holding = sorted((run for run in runs if run.holds), key=lambda run: run.sequence)
-    latest = [run for run in holding if run.is_accepted][-keep.runs :]
+    live = next((run.sequence for run in holding if run.name == restored), None)
+    latest = [run for run in holding if run.is_accepted and (live is None or run.sequence <= live)][-keep.runs :]
     young = [run for run in holding if now - run.at < keep.for_s]
     protected = latest + young + [run for run in holding if run.name in needed]
     first = min((run.sequence for run in protected), default=None)
@@ -143,7 +145,7 @@ def _sweep(records: Records, keep: Keep, now: float, end: float, warnings: List[
     needed = {str(record["run"]) for record in (accepted, opened.header if opened else None) if record}
     runs = records.runs(warnings)
     unknown = (set(records.answers) | set(records.parts)) - {run.name for run in runs}
-    kept = kept_runs(runs, keep, now, needed) | unknown
+    kept = kept_runs(runs, keep, now, needed, (accepted or {}).get("restores", "")) | unknown
     ordered = sorted(runs, key=lambda run: run.sequence)
     gone = [run.name for run in ordered if run.name not in kept]
     first = next((run for run in ordered if run.holds and run.name in kept), None)
