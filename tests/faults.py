@@ -188,9 +188,10 @@ def take_state_away(host: Host) -> None:
 
 
 def tamper(host: Host) -> list[Path]:
-    """Every staged file, of whichever run, gets other bytes, written in place; which they were."""
-    stages = host.path(f"{ROOT}/.ngxsync")
-    files = [file for file in stages.glob("*/stage/**/*") if file.is_file() and not file.is_symlink()]
+    """Every staged and every prepared file, of whichever run, gets other bytes, written in place; which they were."""
+    runs = host.path(f"{ROOT}/.ngxsync")
+    found = [*runs.glob("*/stage/**/*"), *runs.glob("*/prep/*")]
+    files = [file for file in found if file.is_file() and not file.is_symlink()]
     for file in files:
         with file.open("r+b") as stream:
             stream.write(b"# tampered with\n")

@@ -197,7 +197,7 @@ FAULTS = (
     Fault(
         "state-gone", "the state directory of who does the step is gone", once(lambda c: faults.take_state_away(c.host))
     ),
-    Fault("stage-tampered", "every staged file overwritten in place", once(lambda c: faults.tamper(c.bench.peer))),
+    Fault("stage-tampered", "every staged and every prepared file overwritten in place", once(lambda c: faults.tamper(c.bench.peer))),
     Fault(
         "test-hangs",
         "reading the configuration never ends, where the step is",

@@ -26,6 +26,10 @@ class PeerChanged(Exception):
         self.path = path
 
 
+class StageDiffers(Exception):
+    """A staged or prepared file is missing or is not what the plan says: the master changed, or somebody tampered."""
+
+
 class NotEmpty(Exception):
     """A directory that was to become something else still holds excluded or special entries."""
 
@@ -54,6 +58,7 @@ class Exchange:
         self.run, self.items, self.names, self.ids = run, items, names, ids
         self.linked = False  # True where renameat2 is missing: the record says so
         self.kept: List[str] = []  # directories that stayed since they hold excluded entries
+        self.verified: Dict[int, Tuple[int, int]] = {}  # number -> times of the prepared entry when it was as planned
         self._stack = contextlib.ExitStack()
         self._anchors: Dict[str, Anchor] = {}
         self._preps: Dict[str, int] = {}
@@ -117,7 +122,21 @@ class Exchange:
                     raise PeerChanged(item.path)
                 raise
 
+    def note_verified(self, item: Item) -> None:
+        self.verified[item.number] = self._times(item)
+
+    def _times(self, item: Item) -> Tuple[int, int]:
+        info = os.stat(str(item.number), dir_fd=self.prep(item), follow_symlinks=False)
+        return info.st_mtime_ns, info.st_ctime_ns
+
+    def _raise_if_touched(self, item: Item) -> None:
+        """What was tested is what goes live: no write, be it in place, goes by without a new ctime."""
+        if self._times(item) != self.verified[item.number]:
+            raise StageDiffers(item.path)
+
     def _exchange(self, item: Item, folder: int, name: str) -> None:
+        self._raise_if_touched(item)
+
         def check(captured: str, place: int) -> None:
             raise_if_other(item, entry_at(captured, place, self.names))
 
@@ -127,6 +146,7 @@ class Exchange:
             raise NotEmpty(item.path)
 
     def _create(self, item: Item, folder: int, name: str) -> None:
+        self._raise_if_touched(item)
         self.linked |= renames.create(self.prep(item), str(item.number), folder, name)
 
     _mkdir = _create

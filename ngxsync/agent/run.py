@@ -7,13 +7,12 @@ from typing import Any, Callable, Dict
 
 from . import journal, staged, unit
 from .answers import Abandoned, Failure
-from .exchange import NotEmpty, PeerChanged
+from .exchange import NotEmpty, PeerChanged, StageDiffers
 from .failures import failure_of
 from .journal import Damaged as JournalDamaged
 from .oldagents import remove_old_agents
 from .recovery import close, recover
 from .room import room_warning
-from .stage import StageDiffers
 from .store import LOCK_WAIT_S, Busy, Damaged, Store
 from .sweep import sweep
 from .thin import thin
@@ -73,15 +72,11 @@ def _keep(answer: Answer, transaction: Transaction, store: Store) -> None:
 
 
 def _tidy(answer: Answer, transaction: Transaction, store: Store) -> None:
-    """What need not be kept any more goes; where the store is getting full, `store` and a warning say so.
-
-    A rollback lets nothing go, however old: the next one may have to go further back.
-    """
+    """What need not be kept any more goes; where the store is getting full, `store` and a warning say so."""
     if answer["ok"] and transaction.base:
         with contextlib.suppress(OSError):  # only space is lost
             thin(store, transaction.replaced, transaction.base, answer["run"], transaction.planned)
-    is_rollback = transaction.request.get("kind") == "rollback"
-    answer["warnings"] += sweep(store, None if is_rollback else transaction.keep, time.time())
+    answer["warnings"] += sweep(store, transaction.keep, time.time())
     try:
         warning = room_warning(store, transaction.keep, transaction.expected_bytes)
     except OSError as error:

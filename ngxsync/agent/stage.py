@@ -12,17 +12,13 @@ import stat
 from typing import Any, Dict, List, Optional, Tuple
 
 from . import renames
-from .exchange import Exchange
+from .exchange import Exchange, StageDiffers
 from .folders import PREP
 from .journal import Item
 from .manifest import DIR, LINK, Entry
 from .paths import is_being_written
 from .scan import OWN_FOLDER, Unstable, hash_file
 from .xattrs import label_for, read_xattrs
-
-
-class StageDiffers(Exception):
-    """A staged file is missing or is not what the plan says: the master changed, or somebody tampered."""
 
 
 def prepare(exchange: Exchange, folder_of: Dict[str, str]) -> List[str]:
@@ -47,6 +43,7 @@ def _prepare(exchange: Exchange, item: Item, folder_of: Dict[str, str], warnings
     after = exchange.entry(item.after)
     _make(exchange, item, after, folder_of)
     refused = exchange.set_entry_attributes(prepared, prep, after, xattrs)
+    exchange.note_verified(item)
     if refused:
         warnings.append("%s: could not set %s" % (item.path, ", ".join(refused)))
     return item._replace(live_inode=live_inode, prepared_inode=renames.inode(prepared, prep))
