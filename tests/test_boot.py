@@ -191,6 +191,10 @@ def test_a_recovery_that_fails_keeps_nginx_from_nothing_and_is_seen(backup: Back
             assert backup.host.property_of(unit, "ActiveState") == "active"
             assert moments_us(backup.host, unit)[0] >= moments_us(backup.host, RECOVER)[1]
         assert backup.host.get("/")[0] == 200
+        told = backup.host.run(["ngxsync-agent", "status"]).stdout
+        assert told.startswith("web2 as a peer of ngxsync: broken\n")
+        assert "recovery installed; it failed at this boot (exit-code): `journalctl -u ngxsync-recover`" in told
+        assert told.endswith("\nnext: mend the cause, then `ngxsync-agent recover`\n")
     finally:
         subprocess.run(["chattr", "-i", backup.host.path(f"{ROOT}/conf/vhosts")], check=True)
 

@@ -70,7 +70,7 @@ STATES: dict[str, dict[str, Any]] = {
     "awaiting-first-sync": {
         "accepted": None,
         "edited": None,
-        "nginx": {**NGINX, "state": "unknown", "why": "nothing was accepted yet"},
+        "nginx": {**NGINX, "state": "unknown", "why": "no run recorded which it is, and not exactly one runs here"},
         "last": None,
         "history": {"folder": "/var/lib/ngxsync/peer", "runs": 0},
     },
@@ -147,6 +147,17 @@ def test_nothing_is_wrong(agent: Agent) -> None:
     assert found["accepted"]["written_by"] == "web1"
     assert found["edited"] == {"count": 0, "paths": [], "unread": []}
     assert found["nginx"]["pid"] == agent.host.nginx_main()
+
+
+def test_a_record_of_an_earlier_release_names_no_nginx(agent: Agent) -> None:
+    file = agent.host.path(f"{STATE}/peer/accepted.json")
+    record = json.loads(file.read_text())
+    del record["settings"]
+    file.write_text(json.dumps(record))
+    assert night(agent.host)["nginx"]["pid"] == agent.host.nginx_main()
+    agent.host.stop_nginx()
+    found = night(agent.host)
+    assert (found["word"], found["nginx"]["state"]) == ("unknown", "unknown"), found["text"]
 
 
 def test_edited_on_the_peer(agent: Agent) -> None:

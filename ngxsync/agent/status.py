@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional
 from . import journal, unit
 from .directives import loads, named_files, read_all
 from .manifest import Manifest, is_same
-from .nginx import NGINX_ERRORS, SHUTTING_DOWN, Nginx, find_nginx, start_time
+from .nginx import NGINX_ERRORS, SHUTTING_DOWN, Nginx, find_nginx, find_running, start_time
 from .proof import family, is_worker
 from .scan import scan
 from .store import Damaged, Store
@@ -34,7 +34,7 @@ def status(request: Answer) -> Answer:
     """
     store = Store(request["state_dir"])
     accepted = store.accepted()
-    settings = (accepted or {}).get("settings") or request.get("nginx")
+    settings = (accepted or {}).get("settings") or request.get("nginx") or of_the_only_one()
     return {
         "ok": True,
         "host": os.uname().nodename,
@@ -65,10 +65,16 @@ def _sequence(answer: Answer) -> int:
 # nginx
 
 
+def of_the_only_one() -> Optional[Answer]:
+    """Settings of the one nginx that runs here, for a record of an earlier release, which has none."""
+    found = find_running()
+    return {"binary": "auto", "root": found[1], "conf": found[2]} if found is not None else None
+
+
 def nginx_state(settings: Optional[Answer]) -> Answer:
     """Whether it runs, and whether it has read what is on its disk: no file that it loads may be younger than its workers."""
     if not settings:
-        return _state("unknown", why="nothing was accepted yet: where its configuration lies is not known")
+        return _state("unknown", why="no run recorded which it is, and not exactly one runs here")
     try:
         nginx = find_nginx(settings)
     except NGINX_ERRORS as error:
