@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import sys
 import threading
@@ -91,16 +92,19 @@ class Storm:
 
     # one round
 
-    def run(self, rounds: int) -> None:
-        """Raises Violation, with all that is needed to look for its cause."""
+    def run(self, rounds: int, at_most_s: float = math.inf) -> None:
+        """Fewer rounds where the time is over, the last of them calm. Raises Violation, with what its cause may be seen by."""
         started = time.monotonic()
         try:
             for self.round in range(1, rounds + 1):
                 self._round()
-                if self.round % CALM_EVERY == 0 or self.round == rounds or "state-gone" in self.recent_faults:
-                    self.calm()
+                is_last = self.round == rounds or time.monotonic() - started > at_most_s
+                if self.round % CALM_EVERY == 0 or is_last or "state-gone" in self.recent_faults:
+                    self.calm(is_last)
                 if self.round % 50 == 0:
                     self.say(f"round {self.round}: {time.monotonic() - started:.0f} s, {self.summary()}")
+                if is_last:
+                    break
         except (AssertionError, OSError) as error:
             raise Violation(self.report(f"{type(error).__name__}: {error}")) from error
 
@@ -236,7 +240,7 @@ class Storm:
         if wrong:
             raise Violation("\n".join(wrong))
 
-    def calm(self) -> None:
+    def calm(self, is_last: bool = False) -> None:
         """All faults are lifted, the configuration is good: both hosts become equal, and nothing is left behind."""
         self.tell("calm")
         self.watched.start()
@@ -256,7 +260,7 @@ class Storm:
         if wrong:
             raise Violation("\n".join(wrong))
         self.check()
-        self._check_quiet()
+        self._check_quiet(is_last or self.round % (3 * CALM_EVERY) == 0)
         del self.states[:-1]
         self.touched.clear()
         self.edited.clear()
@@ -266,12 +270,12 @@ class Storm:
         """A peer whose records are gone, or whose tree is on another device than before, is held for a person."""
         return 0.0 if "state-gone" in self.recent_faults else 8.0 if "read-only" in self.recent_faults else HEALED_S
 
-    def _check_quiet(self) -> None:
+    def _check_quiet(self, stops_daemon: bool) -> None:
         web1, web2 = self.pair.hosts
         wait_until(lambda: self.watched.status() == "in-sync", "status says in-sync", 10.0, 0.3)
         wait_until(lambda: not observation.leftovers(web2), f"nothing is left: {observation.leftovers(web2)}", 10.0)
         wrong = [*observation.too_open(web1), *observation.too_open(web2), *observation.wrong_blobs(web2)]
-        if self.round % (3 * CALM_EVERY) == 0 or self.round < CALM_EVERY:
+        if stops_daemon:
             self.watched.stop_daemon()
             with suppress(AssertionError):
                 wait_until(lambda: not observation.processes(web2), "no process of ours is left", 10.0)
