@@ -123,12 +123,11 @@ def run_once(files: Dict[str, str], arguments: List[str]) -> int:
 
 
 def boot(mode: str, state: str, name: str, length: str, *arguments: str) -> int:
-    before = os.umask(0o077)
+    os.umask(0o077)  # also for what Python compiles there
     files = json.loads(read(int(length)).decode("utf-8"))
     if mode == "temporary":
         return run_once(files, list(arguments))
     folder = install(state, name, files)
-    os.umask(before)
     return os.execv(sys.executable, [sys.executable, "-I", "-S", folder] + list(arguments))
 
 

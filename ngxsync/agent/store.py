@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import time
 from typing import Any, Dict, Iterator, List, Optional
 
@@ -78,6 +79,16 @@ class Store:
         os.makedirs(os.path.dirname(self.root), mode=0o700, exist_ok=True)
         for folder in ("", "runs", "manifests", "blobs"):
             os.makedirs(self.path(folder), mode=0o700, exist_ok=True)
+        self._close()
+
+    def _close(self) -> None:
+        """Where somebody opened the folders to others: old contents and records are nobody else's, nor is the agent's code."""
+        state = os.path.dirname(self.root)
+        for folder, open_to_others in ((self.root, 0o077), (os.path.join(state, "agent"), 0o077), (state, 0o022)):
+            with contextlib.suppress(FileNotFoundError):
+                mode = stat.S_IMODE(os.stat(folder).st_mode)
+                if mode & open_to_others:
+                    os.chmod(folder, mode & ~open_to_others)
 
     def read(self, name: str) -> Optional[Any]:
         """One JSON record, None where there is none. Raises Damaged."""

@@ -203,7 +203,8 @@ def read_url(text: str) -> str:
     except ValueError:
         good = False
     if not good or " " in text:
-        raise ValueError(f"{text!r} is no URL, allowed is http://HOST[:PORT]/PATH or https://")
+        named = "what stands here" if "@" in text else repr(text)  # a password is quoted nowhere
+        raise ValueError(f"{named} is no URL, allowed is http://HOST[:PORT]/PATH or https://")
     return text
 
 

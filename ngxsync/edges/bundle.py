@@ -17,7 +17,8 @@ PACKAGE = "ngxsync_agent"
 TOO_OLD = "ngxsync: this Python is older than 3.6"
 
 # In the syntax of every Python 3, so that an old one is told and no traceback.
-MAIN = f"""import sys
+MAIN = f"""import os, sys
+os.umask(0o077)  # before Python writes what it compiled
 if sys.version_info < (3, 6):
     sys.stderr.write("{TOO_OLD}\\n")
     sys.exit(127)
