@@ -27,7 +27,7 @@ from tests.watched import Watched, by_person
 
 PEM = Path(__file__).parent / "broken" / "pem"
 SYNC = "settle = 100ms\nmax_delete = no\ncheck_every = 3s\nschedule = no"
-PEER = "connect_timeout = 1s\nprove_timeout = 4s"
+PEER = "connect_timeout = 2s\nprove_timeout = 4s"
 CALM_EVERY = 10
 PEER_EDITS = ("create", "by-temporary", "append", "truncate", "touch", "delete", "chmod", "mkdir", "symlink", "rename")
 HEALED_S, CONVERGED_S = 40.0, 1.2

@@ -135,13 +135,15 @@ class Watched:
 def by_person(pair: Pair) -> str:
     """`ngxsync sync --yes`, past every hold: the codes that had to be forced, "" for none. AssertionError where it fails."""
     forced: list[str] = []
-    while True:
+    for _ in range(8):
         words = [word for code in forced for word in ("--force", code)]
         done = pair.ngxsync("sync", "--yes", "--json", *words)
         result = json.loads(done.stdout) if done.stdout else {}
         codes = {result.get("code"), *(peer.get("code") for peer in result.get("peers", ()))} - {"", None, *forced}
         if done.returncode == 0:
             return " ".join(forced)
-        if done.returncode != 8 or not codes:
-            raise AssertionError(f"sync by a person exited {done.returncode}\n{done.stdout}{done.stderr}")
-        forced += sorted(str(code) for code in codes)
+        if done.returncode == 8:
+            forced += sorted(str(code) for code in codes)
+        elif done.returncode not in (4, 9):  # this machine is slow, or the daemon is at work: once more
+            break
+    raise AssertionError(f"sync by a person exited {done.returncode}\n{done.stdout}{done.stderr}")
