@@ -90,7 +90,8 @@ def manifest_with(
     unknown = tuple(each for each in chosen if not any(is_below(path, each) for path in back))
     planned = dict(accepted)
     for path in sorted(back):
-        if back[path].kind != DIR:
+        there = planned.get(path)
+        if there is not None and there.kind == DIR != back[path].kind:
             planned = {other: entry for other, entry in planned.items() if not other.startswith(path + "/")}
         planned[path] = back[path]
         for above in parents(path):
