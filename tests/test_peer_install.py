@@ -231,7 +231,7 @@ def test_again_it_changes_nothing(door: Pair) -> None:
     done = install(door, "--yes")
     assert (snapshot_inodes(door.web2, *places), snapshot_inodes(door.web1, "/etc/ngxsync")) == before
     assert "to do" not in done.stdout
-    assert done.stdout.count("as it is") == 6
+    assert done.stdout.count("as it is") == 7
 
 
 def test_again_it_brings_the_policy_up_to_the_configuration(door: Pair) -> None:
@@ -244,6 +244,21 @@ def test_again_it_brings_the_policy_up_to_the_configuration(door: Pair) -> None:
     install(door, "--yes")
     assert json.loads(door.web2.path(DOOR).read_text())["nginx"]["rehearse"] == "live"
     assert door.ngxsync("sync").returncode == 0
+
+
+def test_again_it_mends_an_agent_that_is_damaged_or_of_another_release(door: Pair) -> None:
+    install(door, "--yes")
+    current = door.web2.path(f"{STATE}/agent/{os.readlink(door.web2.path(f'{STATE}/agent/current'))}")
+    (current / "ngxsync_agent" / "main.py").write_text("")
+    assert door.ngxsync("sync").returncode == 4
+    install(door)  # nothing is to be asked
+    assert door.ngxsync("sync").returncode == 0
+    other = current.with_name("0" * 16)
+    current.rename(other)
+    door.web2.run(["ln", "-sfn", other.name, f"{STATE}/agent/current"])
+    assert f"to do     agent     {STATE}/agent/{current.name}" in install(door, "--dry-run").stdout
+    install(door, "--yes")
+    assert os.readlink(door.web2.path(f"{STATE}/agent/current")) == current.name
 
 
 def test_a_host_key_that_nobody_knows_is_a_persons_to_compare(door: Pair) -> None:
@@ -452,7 +467,7 @@ def test_a_place_for_keys_that_is_not_to_be_trusted_is_left_alone(home: Pair, fa
     assert "next: " in done.stderr
     assert home.web2.run(find).stdout == before
     if fault in ("read-only home", "full disk"):
-        assert "done before that: agent, policy, recovery, sudo" in done.stderr
+        assert "done before that: agent, command, policy, recovery, sudo" in done.stderr
         home.web2.run(["sh", "-c", "umount -l /home/deploy/.ssh || umount -l /home/deploy"])
         install(home, "--yes", "--as", "root")
     else:
@@ -658,7 +673,7 @@ def test_json_tells_each_step(door: Pair) -> None:
     }
     (peer,) = told["peers"]
     assert [(step["name"], step["state"]) for step in peer["steps"]] == [
-        (name, "done") for name in ("new key", "host key", "agent", "policy", "recovery", "key", "proof")
+        (name, "done") for name in ("new key", "host key", "agent", "command", "policy", "recovery", "key", "proof")
     ]
     refused = json.loads(remove(door, "--json", status=8).stdout)
     assert (refused["code"], refused["exit"]) == ("unconfirmed", 8)

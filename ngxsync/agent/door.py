@@ -23,6 +23,7 @@ Answer = Dict[str, Any]
 
 THERE, WOULD, DONE = "there", "would", "done"
 POLICY = "door.json"
+COMMAND_LINK = "/usr/local/sbin/ngxsync-agent"
 GATE = "gate"
 
 # `work` None: nothing is to be done
@@ -66,7 +67,7 @@ def install(request: Answer) -> Answer:
         raise Failure("rsync", "there is no rsync on this host", next="install rsync there")
     _raise_if_others_write(door)
     policy = dict(request["policy"], schema=1, rsync=os.path.abspath(rsync))
-    steps = [_agent_step(door, request), _policy_step(door, policy), _unit_step(door)]
+    steps = _agent_steps(door, request) + [_policy_step(door, policy), _unit_step(door)]
     steps += [_sudo_step(door)] if door.by_sudo else []
     steps += _key_steps(door, request["comment"]) + _label_steps(door)
     return carried_out(steps, bool(request.get("dry_run")))
@@ -122,12 +123,19 @@ def _raise_if_not_roots(path: str) -> None:
     raise Failure("rights", what, where=path, next=hint)
 
 
-def _agent_step(door: Door, request: Answer) -> Step:
-    """The boot that started this has put it there, unless this is only told."""
+def _agent_steps(door: Door, request: Answer) -> List[Step]:
+    """The boot that started this has put both there, unless this is only told."""
     current = os.path.join(door.agents, "current")
     path = os.path.join(door.agents, request["agent"])
     is_there = os.path.isdir(path) and os.path.islink(current) and os.readlink(current) == request["agent"]
-    return Step("agent", path, None if is_there and request.get("dry_run") else lambda: None)
+    told = [(("agent", path), is_there)]
+    if os.geteuid() == 0 and door.state == unit.STANDARD_STATE:
+        told.append((("command", COMMAND_LINK), os.path.lexists(COMMAND_LINK)))
+    return [Step(*what, work=None if ready and request.get("dry_run") else _nothing) for what, ready in told]
+
+
+def _nothing() -> None:
+    """It is done already."""
 
 
 def _policy_step(door: Door, policy: Answer) -> Step:
@@ -183,6 +191,7 @@ def _key_steps(door: Door, comment: str) -> List[Step]:
             continue
         needed = edit(before or b"") != (before or b"") or bool(bad or file.leftovers())
         told = file.path + (": restricted; the key had a line that let it do anything" if is_open else ": one line")
+        told += "; it runs %s, whatever is asked" % door.command if not number else ""
         told += "".join("; %s: no longer written by others, sshd ignores it else" % path for path in bad)
         result.append(Step("key", told, _changing(file, edit) if needed else None))
     return result

@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List, Optional, Set
 from . import sudorule, unit
 from .answers import Failure
 from .authorizedkeys import Line, is_gate, keys_in, without_key
-from .door import GATE, Step, carried_out
+from .door import COMMAND_LINK, GATE, Step, carried_out
 from .failures import busy_failure
 from .folders import homes, remove_run_folder
 from .keyfile import KeyFile, key_files
@@ -21,7 +21,6 @@ from .store import Busy, Store, fsync_folder
 Answer = Dict[str, Any]
 
 LOCK_WAIT_S = 5.0
-COMMAND_LINK = "/usr/local/sbin/ngxsync-agent"
 
 
 def uninstall(request: Answer) -> Answer:
@@ -182,4 +181,5 @@ def contents(store: Store) -> str:
             with contextlib.suppress(OSError):
                 size += os.lstat(os.path.join(folder, name)).st_size
     runs = sum(1 for _ in store.answers())
-    return "%d run%s, %.1f MB" % (runs, "" if runs == 1 else "s", size / 1e6)
+    room = "%d KB" % (size / 1e3) if size < 1e6 else "%.1f MB" % (size / 1e6)
+    return "%d run%s, %s" % (runs, "" if runs == 1 else "s", room)

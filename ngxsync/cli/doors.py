@@ -63,7 +63,7 @@ def run(work: Work, order: Order, steps: Callable[[Work, Order], None]) -> Work:
         if not any(step.state == DONE for step in work.steps):
             raise
         hint = "the same command again goes on where it stopped"
-        work.error = door.Stopped(Message("interrupted", work.peer.name, "what was done stays done", hint))
+        work.error = door.Stopped(Message("interrupted", "", "what was done stays done", hint))
     return work
 
 
@@ -212,7 +212,7 @@ def agreed(work: Work, order: Order, question: str) -> bool:
         return True
     hint = "look with --dry-run; --yes does it without asking"
     what = "not confirmed" if order.ask else "nobody is there to be asked"
-    raise Held(Message(what, work.peer.name, f"{work.peer.name} unchanged", hint), code="unconfirmed")
+    raise Held(Message(what, "", f"{work.peer.name} unchanged", hint), code="unconfirmed")
 
 
 def raise_if_untrusted(settings: LinkSettings, lines: list[str], order: Order) -> None:

@@ -178,7 +178,8 @@ def _end(name: str, works: Sequence[Work], *, as_json: bool, is_trial: bool) -> 
         )
         return status
     for work in works:
-        if not work.error or work.steps:
+        is_told = work.error is not None and work.error.code == "unconfirmed"  # by the question
+        if not is_told and (work.steps or not work.error):
             print(render_steps(work))
         if work.error:
             say(f"{work.peer.name}: {render_message(work.error.message)}")
