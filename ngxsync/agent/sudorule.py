@@ -13,19 +13,25 @@ UNFINISHED = "/etc/sudoers.d/.ngxsync.new"  # sudo skips names with a dot
 CHECK_S = 20.0
 HEAD = "# Put here by `ngxsync peer install`, taken away by `ngxsync peer remove`.\n"
 
-# what sudoers takes for itself in a name or a command
+# what sudoers takes for itself in a name
 _SPECIAL = re.compile(r"([\\,:=!@\"*?\[\]() #])")
+# in a command it knows wildcards too, and releases differ: so plain words only
+_PLAIN = re.compile(r"[A-Za-z0-9_./+-]+\Z")
 _RULE = re.compile(r"(?m)^Cmnd_Alias NGXSYNC_(\d+) = .*\n(?:.*NGXSYNC_\1\b.*\n)*")
 
 
 def rule(user: str, uid: int, argv: List[str]) -> str:
     """Three lines: the command, what of ssh's environment it sees, who may start it.
 
-    Neither a terminal nor a second one in between is wanted: bytes go through as they are.
+    Neither a terminal nor a second one in between is wanted: bytes go through as they are. Raises Failure.
     """
+    for word in argv:
+        if not _PLAIN.match(word):
+            hint = "another state_dir for this peer: letters, digits and _ . / + - alone"
+            raise Failure("sudo", "no sudo rule can be sure to mean this path alone", where=word, next=hint)
     alias = "NGXSYNC_%d" % uid
     return (
-        "Cmnd_Alias %s = %s\n" % (alias, " ".join(_SPECIAL.sub(r"\\\1", word) for word in argv))
+        "Cmnd_Alias %s = %s\n" % (alias, " ".join(argv))
         + 'Defaults!%s env_keep += "SSH_ORIGINAL_COMMAND SSH_CONNECTION", !requiretty, !use_pty\n' % alias
         + "%s ALL = (root) NOPASSWD: %s\n" % (_SPECIAL.sub(r"\\\1", user), alias)
     )

@@ -1,0 +1,96 @@
+"""The one sudo rule: what visudo takes, what sudo then allows, and nothing beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ngxsync.agent import sudorule
+from ngxsync.agent.answers import Failure
+from tests.host import Host
+from tests.pair import Pair
+
+STATE = "/var/lib/ngxsync"
+ODD = [
+    "/srv/a b",
+    "/srv/a,b",
+    "/srv/c:d",
+    "/srv/x[1-9]",
+    "/srv/*",
+    "/srv/?",
+    "/srv/back\\slash",
+    '/srv/"q"',
+    "/srv/#",
+    "/srv/ü",
+]
+
+
+def gate(state: str) -> list[str]:
+    return ["/usr/bin/python3", "-I", "-S", f"{state}/agent/current", "gate"]
+
+
+@pytest.fixture
+def host(pair: Pair) -> Iterator[Host]:
+    web2 = pair.web2
+    for name in ("deploy", "other.one"):
+        web2.run(["useradd", "--badname", name], check=False)
+    yield web2
+    web2.path(sudorule.PATH).unlink(missing_ok=True)
+    for name in ("deploy", "other.one"):
+        web2.run(["userdel", name])
+
+
+def put(host: Host, text: str) -> None:
+    file = host.path(sudorule.PATH)
+    file.unlink(missing_ok=True)
+    file.write_text(text)
+    file.chmod(0o440)
+    host.run(["visudo", "-c"])
+
+
+def may(host: Host, user: str, argv: list[str]) -> bool:
+    """Whether sudo would let the user run exactly this as root, without a password."""
+    return host.run(["sudo", "-n", "-l", "-U", user, *argv], check=False).returncode == 0
+
+
+def test_exactly_the_one_command_line_is_allowed(host: Host) -> None:
+    put(host, sudorule.with_rule("", "deploy", 1001, gate(STATE)))
+    assert may(host, "deploy", gate(STATE))
+    for other in (
+        [*gate(STATE), "more"],
+        gate(STATE)[:-1],
+        [*gate(STATE)[:-1], "recover"],
+        ["/usr/bin/python3", "-I", "-S", f"{STATE}/agent/current/x", "gate"],
+        ["/usr/bin/python3", "-c", "1"],
+        ["/usr/bin/python3"],
+        ["/bin/sh"],
+    ):
+        assert not may(host, "deploy", other), other
+    assert not may(host, "other.one", gate(STATE))
+
+
+@pytest.mark.parametrize("state", ODD)
+def test_a_path_that_sudo_could_take_for_another_makes_no_rule(state: str) -> None:
+    with pytest.raises(Failure) as told:
+        sudorule.with_rule("", "deploy", 1001, gate(state))
+    assert told.value.message["where"] == f"{state}/agent/current"
+
+
+def test_two_users_and_one_goes(host: Host) -> None:
+    both = sudorule.with_rule(sudorule.with_rule("", "deploy", 1001, gate("/srv/a")), "other.one", 1002, gate("/srv/b"))
+    assert sudorule.with_rule(both, "deploy", 1001, gate("/srv/a")) == both
+    put(host, both)
+    assert may(host, "deploy", gate("/srv/a"))
+    assert may(host, "other.one", gate("/srv/b"))
+    assert not may(host, "deploy", gate("/srv/b"))
+    left = sudorule.without_rule(both, 1001)
+    put(host, left)
+    assert not may(host, "deploy", gate("/srv/a"))
+    assert may(host, "other.one", gate("/srv/b"))
+    assert sudorule.without_rule(left, 1002) == ""
+
+
+@pytest.mark.parametrize("user", ["deploy", "DOM\\deploy", "deploy@example.org", "with space", "a,b", "100%"])
+def test_any_name_of_a_user_is_a_word_for_visudo(host: Host, user: str) -> None:
+    put(host, sudorule.with_rule("", user, 1001, gate("/srv/a")))
