@@ -16,7 +16,7 @@ from ngxsync.agent.manifest import PROTOCOL, tree_of
 from ngxsync.core import judge_host, judge_pair
 from ngxsync.core.checkup import FAILED, OK, Check, check_of_message
 from ngxsync.core.config import Config, PeerConfig
-from ngxsync.core.errors import NgxsyncError
+from ngxsync.core.errors import AgentFailed, NgxsyncError
 from ngxsync.core.excludes import ALWAYS, BUILTIN, make_projection
 from ngxsync.core.memory import PeerRecord
 from ngxsync.core.model import Snapshot
@@ -124,12 +124,16 @@ def check_peer(
     yield judge_key(name, peer.config.identity, checked.key_problem)
     if checked.key_problem:
         return
+    reached = Check(name, "connection", OK, f"{peer.config.user}@{peer.config.host}:{peer.config.port}")
     try:
         whoami = checked.connection.whoami_both()
+    except AgentFailed as error:
+        yield from (reached, check_of_message(name, "agent", error.message))
+        return
     except NgxsyncError as error:
         yield check_of_message(name, "connection", error.message)
         return
-    yield Check(name, "connection", OK, f"{peer.config.user}@{peer.config.host}:{peer.config.port}")
+    yield reached
     master = view.facts["hello"]
     yield judge_pair.judge_same_host(f"{master['host']} {master['boot_id']}", whoami, peer.config.user, name)
     try:
