@@ -16,6 +16,7 @@ TEXT = """\
 [Unit]
 Description=ngxsync: recover the nginx trees after a crash
 Before=nginx.service keepalived.service
+After=remote-fs.target
 RequiresMountsFor=/var/lib/ngxsync
 
 [Service]
