@@ -496,3 +496,24 @@ def test_several_peers_each_by_itself() -> None:
         assert (served(trio.web2), served(trio.web3)) == ("one", "one")
     finally:
         trio.close()
+
+
+def test_what_was_left_open_there_is_settled_first(synced: Resident, in_proof: Probe) -> None:
+    pair = synced.pair
+    first = manifest_of(pair.web2)
+    process = pair.popen_ngxsync("rollback", "--yes")
+    asked = in_proof.wait()
+    pair.master.signal_to(process, signal.SIGKILL)
+    process.wait(20)
+    pair.web2.run(["kill", "-KILL", *map(str, agents(pair.web2, "transact"))])
+    asked.close()
+    assert pair.web2.path(f"{STORE}/journal").exists()
+    assert served(pair.web2) == "one", "half done: files and nginx are those of the rollback"
+    pair.write_config(peer=QUICK)
+    looked = pair.ngxsync("rollback", "3", "--dry-run")
+    assert (looked.returncode, pair.web2.path(f"{STORE}/journal").exists()) == (0, True), looked
+    run = rollback(pair, "3")
+    assert (run.exit, run.outcome) == (0, "in-sync"), run
+    assert (manifest_of(pair.web2), served(pair.web2)) == (first, "two"), "undone, and that is run 3"
+    run = rollback(pair)
+    assert (run.exit, served(pair.web2)) == (0, "one"), run
