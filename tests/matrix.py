@@ -88,7 +88,7 @@ class Bench:
         for host in self.pair.hosts:
             host.path(LOCAL).mkdir()
             write_tree(host, ROOT, {"conf/nginx.conf": CONF})
-        self.pair.write_config(peer=CONFIG, sync="settle = 2s\ncheck_every = no\nschedule = no")
+        self.pair.write_config(peer=CONFIG, sync="settle = 4s\nmax_wait = 8s\ncheck_every = no\nschedule = no")
         self.disk = Disk(self.peer)
 
     def edit(self) -> None:
@@ -197,7 +197,11 @@ FAULTS = (
     Fault(
         "state-gone", "the state directory of who does the step is gone", once(lambda c: faults.take_state_away(c.host))
     ),
-    Fault("stage-tampered", "every staged and every prepared file overwritten in place", once(lambda c: faults.tamper(c.bench.peer))),
+    Fault(
+        "stage-tampered",
+        "every staged and every prepared file overwritten in place",
+        once(lambda c: faults.tamper(c.bench.peer)),
+    ),
     Fault(
         "test-hangs",
         "reading the configuration never ends, where the step is",
@@ -301,12 +305,14 @@ def in_the_daemon(cell: Cell) -> Iterator[Callable[[], Run | None]]:
     bench.end()
     words = [f"{name}={value}" for name, value in (cell.clock.environment if cell.clock else {}).items()]
     runs = bench.pair.web1.path(f"{STATE}/master/runs")
+    replaced = Before.of(bench).replaced
     with bench.pair.service(["env", *words, sys.executable, "-m", "ngxsync", "run"]) as daemon:
         daemon.wait_for("web2 in-sync")
         known = set(os.listdir(runs))
         bench.edit()
-        prepared = bench.peer.path(f"{ROOT}/.ngxsync")
-        wait_until(lambda: any(prepared.glob("*/prep/*")), "the run has worked ahead")
+        wait_until(
+            lambda: replaced <= kept_contents(bench.peer), "the run has worked ahead: rehearsed, the old kept", 30.0
+        )
         cell.daemon = daemon
 
         def result() -> Run | None:
