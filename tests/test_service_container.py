@@ -235,3 +235,24 @@ def test_a_transaction_outlives_the_login_that_began_it(service: Service) -> Non
     service.edit("and the next one")
     service.wait_until_served("and the next one")
     wait_until(lambda: not scopes_of(service.web2), "its scope ends with it")
+
+
+def test_a_peer_that_is_rebooted_in_the_middle_ends_on_one_state_and_then_gets_the_edit(service: Service) -> None:
+    """In good order: systemd ends the agent's scope and nginx, each when it pleases."""
+    service.pair.write_config(peer=f"probe = {PROBE}\nprove_timeout = 30s")
+    service.web1.systemctl("reload", UNIT)
+    before = manifest_of(service.web2)
+    probe = Probe(service.web2)
+    try:
+        service.edit("edited before the reboot")
+        with probe.wait():
+            service.web2.shut_down()
+    finally:
+        probe.close()
+    service.pair.write_config()
+    service.web2.boot()
+    assert service.web2.property_of("ngxsync-recover.service", "Result") == "success"
+    assert not service.web2.path(f"{STATE}/peer/journal").exists()
+    assert manifest_of(service.web2) in (before, manifest_of(service.web1))
+    service.web1.systemctl("reload", UNIT)
+    service.wait_until_served("edited before the reboot", 60.0)
