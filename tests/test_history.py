@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from typing import Any
 
+import pytest
+
+from tests.agent import STATE, Agent
 from tests.pair import ROOT, Pair, write_tree
 from tests.resident import SITE, Resident, site
 
@@ -96,3 +101,84 @@ def test_a_peer_that_does_not_answer_hides_nothing_of_this_hosts_record(pair: Pa
     assert f"~ {ROOT}/html/index.html  content" in shown.stdout
     assert "no sshd listens there" in shown.stderr
     assert pair.ngxsync("history", "2", f"{ROOT}/html/index.html").returncode == 4
+
+
+# the agent, asked without a master
+
+
+@pytest.fixture
+def agent(pair: Pair) -> Agent:
+    """web2 with two generations of a page, its first content in the store."""
+    made = Agent(pair.web2)
+    for text in ("one\n", "two\n"):
+        answer = made.transact(made.plan({"html/index.html": text}))
+        assert answer["ok"], answer
+    return made
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_stage_from_the_store_is_a_copy_and_lies_in_the_stage(agent: Agent) -> None:
+    page = f"{ROOT}/html/new/deep/page.html"
+    asked = {page: sha256("one\n"), f"{ROOT}/lost": sha256("never seen")}
+    answer = agent.call("stage", run="000009-test", trees=[ROOT], restore=asked)
+    assert (answer["ok"], answer["missing"]) == (True, [f"{ROOT}/lost"])
+    staged = agent.host.path(f"{ROOT}/.ngxsync/000009-test/stage/html/new/deep/page.html")
+    (blob,) = agent.host.path(f"{STATE}/peer/blobs").glob(f"*/{sha256('one' + chr(10))}")
+    assert (staged.read_text(), staged.stat().st_mode & 0o777, staged.stat().st_nlink) == ("one\n", 0o600, 1)
+    assert staged.stat().st_ino != blob.stat().st_ino
+    assert not agent.host.path(page).exists()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"/etc/passwd": sha256("one\n")},
+        {f"{ROOT}/../x": sha256("one\n")},
+        {ROOT: sha256("one\n")},
+        {f"{ROOT}/x": "../../accepted.json"},
+    ],
+    ids=["outside", "climbing", "the-tree", "no-hash"],
+)
+def test_what_no_rollback_asks_for_is_not_staged(agent: Agent, asked: dict[str, str]) -> None:
+    answer = agent.call("stage", run="000009-test", trees=[ROOT], restore=asked)
+    assert (answer["ok"], answer["code"]) == (False, "agent"), answer
+    assert not agent.host.path("/usr/local/x").exists()
+
+
+@pytest.mark.parametrize("run", ["../accepted", "", 7, "000001-test/../../x"])
+def test_what_is_no_run_is_not_looked_for(agent: Agent, run: Any) -> None:
+    answer = agent.call("history", run=run)
+    assert (answer["ok"], answer["code"]) == (False, "agent"), answer
+
+
+@pytest.mark.parametrize("more", [{"kind": "other"}, {"restores": "../x"}, {"taken_back": {"relative": [None]}}])
+def test_what_no_rollback_records_is_not_begun(agent: Agent, more: dict[str, Any]) -> None:
+    answer = agent.call("transact", **{**agent.plan({"html/index.html": "three\n"}), **more})
+    assert (answer["ok"], answer["code"]) == (False, "agent"), answer
+    assert agent.host.path(f"{ROOT}/html/index.html").read_text() == "two\n"
+
+
+def test_snapshots_by_number_and_what_a_recovery_found(agent: Agent) -> None:
+    """By sequence number, whatever the clock said; an edit that an undo met is listed, and its bytes are kept."""
+    listed = agent.call("history")
+    assert [each["sequence"] for each in listed["snapshots"]] == [1, 2]
+    assert [each["run"] for each in listed["snapshots"]] == listed["runs"] == ["000001-test", "000002-test"]
+    file = agent.host.path(f"{STATE}/peer/runs/000001-test.json")
+    answer = json.loads(file.read_text())
+    file.write_text(json.dumps({**answer, "at": answer["at"] + 10**8}))
+    assert [each["run"] for each in agent.call("history")["snapshots"]] == ["000001-test", "000002-test"]
+    (change,) = agent.call("history", run="000002-test")["changes"]
+    assert (change[0], change[1][6], change[2][6], change[3]) == (
+        f"{ROOT}/html/index.html",
+        sha256("one\n"),
+        sha256("two\n"),
+        True,
+    )
+    edit = [f"{ROOT}/html/index.html", 0o100640, 33, 33, 1_600_000_000_000_000_001, sha256("one\n")]
+    agent.host.path(f"{STATE}/peer/runs/000002-test.edits.json").write_text(json.dumps([edit]))
+    (found,) = agent.call("history", run="000002-test")["edits"]
+    entry = ["file", 0o640, "www-data", "www-data", 1_600_000_000_000_000_001, 4, sha256("one\n")]
+    assert found == [f"{ROOT}/html/index.html", entry, True]
