@@ -517,3 +517,26 @@ def test_what_was_left_open_there_is_settled_first(synced: Resident, in_proof: P
     assert (manifest_of(pair.web2), served(pair.web2)) == (first, "two"), "undone, and that is run 3"
     run = rollback(pair)
     assert (run.exit, served(pair.web2)) == (0, "one"), run
+
+
+def test_an_edit_that_an_undo_met_comes_back(synced: Resident, in_proof: Probe) -> None:
+    pair = synced.pair
+    process = pair.popen_ngxsync("rollback", "--yes")
+    asked = in_proof.wait()
+    write_tree(pair.web2, ROOT, site("edited on web2"))
+    edited = pair.web2.path(f"{ROOT}/{SITE}").read_text()
+    pair.web2.run(["kill", "-KILL", str(agents(pair.web2, "transact")[-1])])
+    asked.close()
+    in_proof.close()
+    assert process.wait(60) == 4
+    wait_until_ended(pair.web2)
+    pair.write_config(peer=QUICK)
+    assert served(pair.web2) == "two"
+    (record,) = pair.web2.path(f"{STORE}/runs").glob("*.edits.json")
+    run = record.name.partition(".")[0]
+    listed = pair.ngxsync("history", run)
+    assert f"  web2 had, and keeps:\n    ~ {ROOT}/{SITE}  edited there meanwhile\n" in listed.stdout, listed
+    back = rollback(pair, run, "--path", f"{ROOT}/{SITE}")
+    assert back.exit == 0, back
+    assert pair.web2.path(f"{ROOT}/{SITE}").read_text() == edited
+    assert served(pair.web2) == "edited on web2"
