@@ -194,6 +194,23 @@ def test_an_sshd_that_does_not_take_the_line_is_told_as_that(deploy: Pair) -> No
     install(deploy, "--yes", "--as", "root")
 
 
+def test_by_way_of_a_jump_host(deploy: Pair) -> None:
+    """deploy's login is the way to root's; ngxsync's key may do nothing with it but go on."""
+    pair = deploy
+    pair.write_config(peer="jump = deploy@192.0.2.2")
+    file, known = pair.web1.path("/etc/ngxsync/config.ini"), pair.web1.path("/root/.ssh/known_hosts")
+    file.write_text(file.read_text().replace("host = 192.0.2.2", "host = 127.0.0.1"))
+    known.write_text(f"{known.read_text()}127.0.0.1 {known.read_text().partition(' ')[2]}")
+    pair.web1.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "x", "-f", KEY])
+    with pair.web2.path("/home/deploy/.ssh/authorized_keys").open("a") as keys:
+        keys.write(f"restrict,port-forwarding {public_key(pair)}\n")
+    told = install(pair, "--yes").stdout
+    assert "deploy@192.0.2.2 has to let this key in too" in told
+    assert pair.web2.path(KEYS).read_text().splitlines()[-1].startswith(GATE)
+    assert pair.ngxsync("sync").returncode == 0
+    remove(pair, "--yes")
+
+
 # what stands in the way, and what is there already
 
 
@@ -214,6 +231,11 @@ def test_each_step_is_told_before_and_asked_for_once(door: Pair) -> None:
         for told in ("new key", "host key", "agent", "policy", "recovery", f"key       {KEYS}"):
             assert told in terminal.shown
         assert not door.web1.path(KEY).exists()
+        terminal.interrupt()
+        assert terminal.end() == 130
+        assert "nothing changed" in terminal.shown
+    with Terminal(door, "peer", "install", "web2") as terminal:
+        terminal.wait_for("Install this on web2? [y/N]: ")
         terminal.type("n\n")
         assert terminal.end() == 8
     assert not door.web2.path(f"{STATE}/agent").exists()

@@ -164,7 +164,8 @@ def remove(config: Config, state: MasterState) -> Callable[[Work, Order], None]:
 
     def steps(work: Work, order: Order) -> None:
         peer, settings = work.peer, link_settings(work.peer)
-        known = pins.pinned(settings) or pins.found(settings)
+        pinned = pins.pinned(settings)
+        known = pinned or pins.found(settings)
         if not known:
             known = pins.shown(settings)
             raise_if_untrusted(settings, known, order)
@@ -190,7 +191,8 @@ def remove(config: Config, state: MasterState) -> Callable[[Work, Order], None]:
                 work.steps += [as_done(step) for step in memory]
                 raise_if_left(there.call("uninstall", asked[True], []), settings)
             if has_key:
-                work.steps.append(closed(replace(settings, known_hosts=there.login.settings.known_hosts), peer))
+                trusted = settings if pinned else replace(settings, known_hosts=there.settings.known_hosts)
+                work.steps.append(closed(trusted, peer))
 
     return steps
 
