@@ -240,3 +240,32 @@ def test_the_password_of_a_probe_is_told_by_nobody(pair: Pair) -> None:
         if stat.S_ISREG(mode) and PASSWORD.encode() in host.path(path).read_bytes()
     ]
     assert not logs
+
+
+# keys that others can read
+
+
+def test_check_names_a_key_that_everybody_can_read_and_the_chmod(pair: Pair) -> None:
+    fill(pair)
+    assert "can read" not in said(pair, "check")
+    pair.web1.path(TLS_KEY).chmod(0o644)
+    assert pair.ngxsync("sync").returncode == 0
+    text = said(pair, "check")
+    for host in ("web1", "web2"):
+        assert f"every user of {host} can read {TLS_KEY}" in text
+    assert f"chmod o-rwx {TLS_KEY}" in text
+    pair.web1.path(TLS_KEY).chmod(0o600)
+    assert pair.ngxsync("sync").returncode == 0
+    assert "can read" not in said(pair, "check")
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o640, 0o660])
+def test_our_own_key_that_others_can_read_is_refused_by_both_connections(pair: Pair, mode: int) -> None:
+    key = "/etc/ngxsync/id_ed25519"
+    pair.web1.path(key).chmod(mode)
+    for command in ("sync", "check", "diff"):
+        done = pair.ngxsync(command)
+        assert done.returncode in (1, 4), done
+        assert f"chmod 600 {key}" in done.stdout + done.stderr, done
+    pair.web1.path(key).chmod(0o600)
+    assert pair.ngxsync("sync").returncode == 0

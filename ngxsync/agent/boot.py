@@ -75,7 +75,10 @@ def install(state: str, name: str, files: Dict[str, str]) -> str:
     final = os.path.join(agents, name)
     current = os.path.join(agents, "current")
     # for people, who send no request: over ssh their standard input stays open, and nobody would write to it
-    script = '#!/bin/sh\nexec env LC_ALL=C.UTF-8 %s -I -S %s "$@" </dev/null\n' % (quoted(sys.executable), quoted(current))
+    script = '#!/bin/sh\nexec env LC_ALL=C.UTF-8 %s -I -S %s "$@" </dev/null\n' % (
+        quoted(sys.executable),
+        quoted(current),
+    )
     files = dict(files, **{COMMAND: script})
     temporary = tempfile.mkdtemp(prefix=".new-", dir=agents)
     try:

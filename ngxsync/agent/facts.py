@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 import socket
+import stat
 import subprocess
 from typing import Any, Dict, List
 
@@ -72,6 +73,7 @@ def _nginx_facts(settings: Answer, trees: List[str]) -> Answer:
         "user": next((list(d.args) for d in directives if d.name == "user" and not d.depth), []),
         "listens": _listens(directives),
         "outside": _outside(named, trees),
+        "open_keys": _open_keys(named),
     }
 
 
@@ -120,6 +122,28 @@ def _outside(named: List[NamedFile], trees: List[str]) -> List[Answer]:
                     "sha256": _sha256(path),
                 }
     return list(result.values())
+
+
+def _open_keys(named: List[NamedFile]) -> List[str]:
+    """The private keys and password files of nginx that every user of this host can read."""
+    found = []
+    for path in sorted({item.path for item in named if item.role in ("key", "auth")})[:NAMED_LIMIT]:
+        try:
+            mode = os.stat(path).st_mode
+        except OSError:
+            continue
+        if stat.S_ISREG(mode) and mode & stat.S_IROTH and (mode & stat.S_IWOTH or _holds_key(path)):
+            found.append(path)
+    return found
+
+
+def _holds_key(path: str) -> bool:
+    """A password file of nginx is read by its workers, whoever they are: only a key is nobody else's."""
+    try:
+        with open(path, "rb") as stream:
+            return b"PRIVATE KEY" in stream.read(65536)
+    except OSError:
+        return False
 
 
 def _sha256(path: str) -> str:

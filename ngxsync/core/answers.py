@@ -202,9 +202,7 @@ KEPT = {
 }
 TOLD = {
     "problems": Maybe([PROBLEM]),
-    "lines": Maybe([text]),
-    "edited": Maybe([text]),
-    "warnings": Maybe([text]),
+    **dict.fromkeys(("lines", "edited", "warnings"), Maybe([text])),
     "timings": Maybe(mapping(text, number)),
     "reason": Maybe(text),
 }
@@ -329,6 +327,7 @@ def _facts(asked: Asked) -> Shape:
         "pid": count,
         "conf_exists": flag,
         "outside": [outside],
+        "open_keys": Maybe([text]),
     }
     tried = {"passed": flag, "problems": [PROBLEM]}
     return {

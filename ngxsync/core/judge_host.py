@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -55,6 +56,15 @@ def judge_configuration(host: str, facts: Facts, *, is_master: bool) -> Check:
 
 def _place(problem: Facts) -> str:
     return f"{problem['file']}:{problem['line']}: " if problem["line"] else ""
+
+
+def judge_key_files(host: str, nginx: Facts) -> Iterator[Check]:
+    """Private keys of nginx that every user of the host can read; nothing where there is none."""
+    keys = nginx.get("open_keys") or []
+    if keys:
+        told = f"every user of {host} can read {', '.join(keys[:5])}"
+        hint = f"chmod o-rwx {' '.join(shlex.quote(key) for key in keys[:5])}; in a tree on the master: a sync takes it along"
+        yield Check(host, "private keys of nginx", WARNING, told, hint)
 
 
 def judge_rehearsal(host: str, facts: Facts, *, rehearse: str, is_master: bool = False) -> Check:

@@ -87,6 +87,7 @@ def check_master(config: Config, master: Master, local: LocalFacts) -> MasterVie
         judge_pair.judge_rsync(name, facts["rsync"]),
         judge_host.judge_nginx(name, facts["nginx"], trees=trees, is_master=True),
         *_master_configuration(config, master, facts),
+        *judge_host.judge_key_files(name, facts["nginx"]),
     ]
     snapshot, named = None, Named()
     try:
@@ -178,6 +179,7 @@ def judge_peer(config: Config, peer: PeerConfig, view: MasterView, facts: Facts,
     yield from [same] if same else []
     yield judge_host.judge_rehearsal(name, facts, rehearse=peer.rehearse)
     yield judge_host.judge_configuration(name, facts, is_master=False)
+    yield from judge_host.judge_key_files(name, facts["nginx"])
     yield from judge_host.judge_trees(name, facts)
     yield judge_host.judge_rights(name, facts, user=peer.user, owners=owners)
     yield from judge_host.judge_space(name, facts, sizes=view.sizes())
