@@ -6,6 +6,7 @@ This host's nginx is not asked: its configuration may be just what went wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from ngxsync.agent import manifest as manifests
 from ngxsync.agent.manifest import Manifest, snapshot_id
 from ngxsync.core import model
 from ngxsync.core.errors import AgentFailed, Held, Message, NgxsyncError
+from ngxsync.core.guards import Hold
 from ngxsync.core.model import PeerResult, Plan, Projection, RunResult
 from ngxsync.core.plan import paths_to_send
 from ngxsync.core.rollback import (
@@ -21,6 +23,7 @@ from ngxsync.core.rollback import (
     manifest_with,
     rolled_back_hold,
     snapshot_before,
+    still_here,
     whole_manifest,
 )
 from ngxsync.core.wording import listed, one_line, render_time
@@ -110,10 +113,10 @@ class Rollback(Pipeline):
         super()._remember(name, run, result, options)
         work = self.works[name]
         if result.outcome == model.APPLIED and work.planned != work.snapshot.manifest:
-            word = model.HELD if work.hold else model.PENDING
-            record = self.memory.load_peer(name)
-            message = work.hold and work.hold.message
-            self.memory.save_peer(replace(record, word=word, since=record.last_run_at, message=message))
+            word, message = (model.HELD, work.hold.message) if work.hold else (model.PENDING, None)
+            with suppress(NgxsyncError):  # the disk is full: the result itself says more than its record could
+                record = self.memory.load_peer(name)
+                self.memory.save_peer(replace(record, word=word, since=record.last_run_at, message=message))
 
 
 class RollbackRun(PeerRun):
@@ -123,7 +126,8 @@ class RollbackRun(PeerRun):
     what = ""  # it goes back to, for people
     restores = ""
     planned: Manifest | None = None
-    hold: Any = None  # for automatic runs from now on
+    still_here: tuple[str, ...] = ()  # what was taken back, and this host still has
+    hold: Hold | None = None  # for automatic runs from now on
 
     def compare(self, **again: bool) -> Comparison:
         """The peer as it is against what it shall be."""
@@ -277,6 +281,7 @@ class RollbackRun(PeerRun):
         marks = {"kind": "rollback", "restores": self.restores, "taken_back": taken_back}
         accepted = {**marks, "run": self.prepared.run, "at": compared.now}
         covered = covered_by({"projection": self.projection.as_json()})
+        self.still_here = still_here(accepted, self.snapshot.manifest, covered)
         self.hold = rolled_back_hold(accepted, self.snapshot, covered, self.name, now=compared.now)
         # the files that an old configuration loads are not known here
         return {**marks, "reload": bool(compared.plan)}
@@ -311,10 +316,8 @@ class RollbackRun(PeerRun):
                 self.name,
                 "nothing holds the next automatic run: what was taken back is not here any more",
             )
-        held = self.hold.message
-        paths = held.what.rpartition("taken back: ")[2]
-        state = f"automatic runs on {self.name} are held, since this host still has what was taken back: {paths}"
-        return Message(f"{did} {self.what}", self.name, state, held.next)
+        state = f"automatic runs on {self.name} are held, since this host still has what was taken back: {listed(self.still_here)}"
+        return Message(f"{did} {self.what}", self.name, state, self.hold.message.next)
 
 
 def _number(run: str) -> int | None:
