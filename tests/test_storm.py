@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 
 from tests import edits, invariants
 from tests.hosts import wait_until
-from tests.observation import Entry, Seen, sha256, walk
+from tests.observation import STATE, Entry, Seen, sha256, walk
 from tests.pair import ROOT, Pair, make_pair, write_tree
 from tests.resident import Resident
 from tests.storm import storm
@@ -63,6 +64,26 @@ def test_one_changed_file_has_no_window(synced: Resident) -> None:
         watched.close()
     assert totals["pages"] > 0
     assert not totals.get("refused_in_window")
+
+
+@pytest.mark.parametrize("items", [0, 1, 2])
+def test_the_reader_tells_a_refusal_in_the_window_from_any_other(pair: Pair, items: int) -> None:
+    """A half applied tree as it looks where two files are being replaced; with one file, or without a journal, it is a complaint."""
+    write_tree(pair.web2, ROOT, {"conf/vhosts/half.conf": "server { limit_req zone=not_yet; }\n"})
+    if items:
+        store = pair.web2.path(f"{STATE}/peer")
+        store.mkdir()
+        (store / "journal").write_text(json.dumps({"header": {}, "items": [[]] * items}) + "\n")
+    watched, complaints = Watched(pair), []
+    watched.start_reader()
+    try:
+        wait_until(lambda: complaints.extend(watched.complaints()) or watched.sums["tests"] > 1, "it tested", 20.0)
+    finally:
+        watched.close()
+    refused = [text for text in complaints if "'what': 'test'" in text]
+    assert bool(watched.sums["refused_in_window"]) == (items == 2)
+    assert bool(refused) == (items != 2)
+    assert all('zero size shared memory zone "not_yet"' in text for text in refused)
 
 
 # the same seed, the same edits
