@@ -64,7 +64,9 @@ def test_what_narrowed_the_old_line_narrows_the_new_one() -> None:
     assert with_key(made, COMMAND, KEY, "ngxsync of web1") == made
 
 
-@pytest.mark.parametrize("state", ["/srv/a b", "/srv/it's", '/srv/"quoted"', "/srv/back\\slash", "/srv/a,b=c", "/srv/ü"])
+@pytest.mark.parametrize(
+    "state", ["/srv/a b", "/srv/it's", '/srv/"quoted"', "/srv/back\\slash", "/srv/a,b=c", "/srv/ü"]
+)
 def test_a_command_is_quoted_for_sshd_and_then_for_the_shell(state: str) -> None:
     from shlex import quote, split
 
