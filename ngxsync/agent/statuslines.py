@@ -111,6 +111,10 @@ def _judge_proof(answer: Answer) -> Verdict:
             "not-proven", meaning, "`%s -t && kill -HUP %d`" % (answer["nginx"]["start"], answer["nginx"]["pid"])
         )
     record = answer["accepted"]
+    if record.get("kind", "sync") == "rollback":
+        back = "It serves an older state on purpose: rolled back from %s, %s; automatic runs wait until the cause is mended there."
+        meaning = back % (record["written_by"], age(answer["now"] - record["at"]))
+        return Verdict("in-sync", meaning, "nothing to do")
     then = "It serves what %s had %s" % (record["written_by"], age(answer["now"] - record["at"]))
     return Verdict("in-sync", then + "; what was edited there later is not here.", "nothing to do")
 
