@@ -30,6 +30,7 @@ from tests.hosts import wait_until
 from tests.pair import ROOT, Pair, manifest_of, write_tree
 from tests.resident import STATE, Resident, are_equal, by_hand, left_in_stages, resident, served, site
 
+KEYS = "/root/.ssh/authorized_keys"
 RECEIVE = "rsync --server -WIRe.LsfxCIvu --timeout=30 --stats --no-implied-dirs ."
 
 
@@ -194,6 +195,55 @@ def test_rsync_of_every_age_can_send(pair: Pair, protocol: int) -> None:
     done = pair.web1.run(argv, input="./sub/file\0", check=False)
     assert done.returncode == 0, done.stderr
     assert (stage_of(pair) / "sub/file").read_text() == "bytes"
+
+
+SUDO = """\
+Cmnd_Alias GATE = /usr/bin/python3 -I -S /var/lib/ngxsync/agent/current gate
+Defaults!GATE env_keep += "SSH_ORIGINAL_COMMAND SSH_CONNECTION", !requiretty, !use_pty
+deploy ALL = (root) NOPASSWD: GATE
+"""
+
+
+@pytest.fixture
+def by_sudo(pair: Pair) -> Iterator[Resident]:
+    """The key is in the hands of deploy on web2, whom one sudo rule lets start the gate as root."""
+    close_door(pair)
+    host = pair.web2
+    host.run(["useradd", "--create-home", "--shell", "/bin/sh", "--password", "*", "deploy"])
+    keys = host.path("/root/.ssh/authorized_keys")
+    keys.write_text(keys.read_text().replace('command="', 'command="sudo -n '))
+    host.run(["install", "-d", "-m", "0700", "-o", "deploy", "/home/deploy/.ssh"])
+    host.run(["install", "-m", "0600", "-o", "deploy", KEYS, "/home/deploy/.ssh/authorized_keys"])
+    rule = host.path("/etc/sudoers.d/ngxsync-test")
+    rule.write_text(SUDO)
+    rule.chmod(0o440)
+    pair.write_config(peer="user = deploy")
+    with resident(pair) as process:
+        yield process
+    rule.unlink()
+    host.kill_all_but_sshd()
+    host.run(["userdel", "--remove", "deploy"])
+
+
+def test_owners_count_where_the_agent_is_root_by_sudo(by_sudo: Resident) -> None:
+    """It is learnt from the first scan, and asked no second time."""
+    pair = by_sudo.pair
+    owned = pair.web1.path(f"{ROOT}/html/index.html")
+    os.chown(owned, 33, 33)
+    first = by_sudo.sync(by_person=True)
+    assert (first.exit, first.outcome) == (0, "applied"), first
+    assert manifest_of(pair.web1) == manifest_of(pair.web2)
+    assert pair.web2.path(f"{ROOT}/html/index.html").stat().st_uid == 33
+    os.chown(owned, 0, 0)
+    write_tree(pair.web1, ROOT, {"html/odd name.html": "x"})
+    second = by_sudo.sync()
+    assert (second.exit, second.outcome) == (0, "applied"), second
+    assert are_equal(pair)
+    assert json.loads(pair.web1.path(f"{STATE}/master/peers/web2.json").read_text())["is_root"] is True
+    checked = pair.ngxsync("check")
+    assert "both ssh stacks: OK (deploy@web2 by fabric and by OpenSSH)" in checked.stdout, checked.stdout
+    assert "rights: OK (deploy may write everything and set owners)" in checked.stdout, checked.stdout
+    assert gate_log(pair.web2) == []
 
 
 # what must not
