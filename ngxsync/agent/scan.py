@@ -120,17 +120,27 @@ def file_system_clock(folder: str) -> int:
     """Now, in ns, as the file system that holds this folder tells it; 0 (nothing is old enough to keep) where it cannot be asked."""
     if not folder:
         return 0
+    name = ".clock.%d" % os.getpid()
     try:
-        name = os.path.join(folder, ".clock.%d" % os.getpid())
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        # whoever owns the tree could have put a link there
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            os.unlink(name)
-            os.write(fd, b".")
-            return os.fstat(fd).st_ctime_ns
+            return _written_at(name, place)
         finally:
-            os.close(fd)
+            os.close(place)
     except OSError:
         return 0
+
+
+def _written_at(name: str, place: int) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o600, dir_fd=place)
+    try:
+        os.unlink(name, dir_fd=place)
+        os.write(fd, b".")
+        return os.fstat(fd).st_ctime_ns
+    finally:
+        os.close(fd)
 
 
 def mounts_below(root: str) -> List[str]:
@@ -179,7 +189,10 @@ class _Walk:
         except FileNotFoundError:
             return
         own = os.path.join(real, OWN_FOLDER)
-        self.now_ns = file_system_clock(own if os.path.isdir(own) else self.clock_folder or "")
+        is_own = os.path.isdir(own) and not os.path.islink(own)
+        self.now_ns = file_system_clock(
+            own if is_own else os.path.realpath(self.clock_folder) if self.clock_folder else ""
+        )
         self.result.roots[self.root] = {
             "real": real,
             "dev": info.st_dev,
