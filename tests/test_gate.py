@@ -35,7 +35,8 @@ from tests.hosts import PROJECT
 
 STATE = "/var/lib/ngxsync"
 TREES = ["/usr/local/nginx", "/srv/a b"]
-RULES: dict[str, Any] = {"state_dir": STATE, "trees": TREES, "nginx": dict(POLICY["nginx"])}
+KEEP = {"runs": 20, "for_s": 1209600.0, "size": 2147483648}
+RULES: dict[str, Any] = {"state_dir": STATE, "trees": TREES, "nginx": dict(POLICY["nginx"]), "keep": KEEP}
 RUN = "00000001-ab12"
 STAGED = {"run": RUN, "stages": [[tree, f"{tree}/.ngxsync/{RUN}/stage"] for tree in sorted(TREES)]}
 RECEIVE = f"rsync --server -WIRe.LsfxCIvu --timeout=30 --stats --no-implied-dirs . {RUN}/1/".encode()
@@ -234,6 +235,18 @@ def test_mutations_of_a_request(data: st.DataObject) -> None:
             break
         place = place[key]
     raise_if_it_names_more(verb, request)
+
+
+@pytest.mark.parametrize("name", KEEP)
+def test_nobody_makes_the_peer_forget(name: str) -> None:
+    """A stolen key could else push once with keep_runs = 1, and what was replaced before would be gone."""
+    request = {"state_dir": STATE, "keep": {**KEEP, name: KEEP[name] * 2}}
+    assert checked("status", request, RULES) == request
+    smaller: list[Any] = [KEEP[name] - 1, 0, -1, float("nan"), True, None, "9", []]
+    for less in smaller:
+        with pytest.raises(Refused, match="to keep less than was installed"):
+            checked("status", {**request, "keep": {**KEEP, name: less}}, RULES)
+    assert checked("status", request, {**RULES, "keep": {}}) == request  # a policy of before
 
 
 def test_a_request_too_deep_to_be_shown_is_refused() -> None:

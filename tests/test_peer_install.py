@@ -82,6 +82,7 @@ def test_one_command_leads_from_nothing_to_a_sync_with_a_key_that_opens_no_shell
             "rehearse": "overlay",
             "probe": "",
         },
+        "keep": {"runs": 20, "for_s": 14 * 86400.0, "size": 2 << 30},
         "rsync": "/usr/bin/rsync",
     }
     assert "proof" in done.stdout

@@ -78,6 +78,7 @@ def read_policy(state: str) -> Dict[str, Any]:
         try:
             door = json.loads(stream.read().decode("utf-8"))
             policy = {"trees": list(door["trees"]), "nginx": dict(door["nginx"]), "rsync": str(door["rsync"])}
+            policy["keep"] = dict(door.get("keep", {}))  # not in those of before
         except (ValueError, TypeError, KeyError):
             raise Refused("the policy of this key is damaged: %s" % path)
     return dict(policy, state_dir=state)

@@ -77,7 +77,7 @@ def _receive(words: List[bytes], staged: Staged) -> Decision:
 def checked(verb: str, request: Dict[str, Any], policy: Dict[str, Any]) -> Dict[str, Any]:
     """The request's known fields, each found to be in the policy. Raises Refused.
 
-    `policy`: state_dir, trees, nginx. What is run, opened or asked was named at `peer install`, never by a request.
+    `policy`: state_dir, trees, nginx, keep. What is run, opened or asked was named at `peer install`, never by a request.
     """
     for name in _needed(verb, request):
         if name not in request:
@@ -145,6 +145,15 @@ def _restore(value: Any, policy: Dict[str, Any]) -> Any:
     return value
 
 
+def _keep(value: Any, policy: Dict[str, Any]) -> Any:
+    """How much old content stays: no less than was installed, or a thief's first run could make this host forget."""
+    for name, installed in policy.get("keep", {}).items():
+        asked = value.get(name) if isinstance(value, dict) else None
+        if isinstance(asked, bool) or not isinstance(asked, (int, float)) or not asked >= installed:
+            raise Refused("to keep less than was installed: %s of %r, not %r" % (name, asked, installed))
+    return value
+
+
 def _projection(value: Any, policy: Dict[str, Any]) -> Any:
     trees = value.get("trees") if isinstance(value, dict) else None
     if not isinstance(trees, list) or not all(isinstance(tree, dict) for tree in trees):
@@ -173,9 +182,10 @@ FIELDS: Dict[str, Callable[[Any, Dict[str, Any]], Any]] = {
     "projection": _projection,
     "nginx": _nginx,
     "wait_s": _seconds,
+    "keep": _keep,
 }
 FREE = (
     "protocol full generation want_base users groups written_by first_contact adopt force changes base delta id reload"
-    " wait_for_go keep manifest kind restores taken_back"
+    " wait_for_go manifest kind restores taken_back"
 )
 FIELDS.update(dict.fromkeys(FREE.split(), _free))

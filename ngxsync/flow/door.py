@@ -11,7 +11,7 @@ from ngxsync.core.answers import checked
 from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import AgentFailed, Held, Message, NgxsyncError, PeerUnreachable
 from ngxsync.flow.outcomes import message_of
-from ngxsync.flow.requests import nginx_settings
+from ngxsync.flow.requests import keep, nginx_settings
 
 POLICY = ("root", "conf", "binary", "reload", "rehearse", "probe")
 HELLO_S = 30.0
@@ -45,7 +45,8 @@ class Step:
 def policy(config: Config, peer: PeerConfig) -> dict[str, Any]:
     """What the gate lets this master's key work on; the peer adds where its rsync is."""
     nginx = nginx_settings(config, peer)
-    return {"trees": list(config.sync.trees), "nginx": {name: nginx[name] for name in POLICY}}
+    named = {name: nginx[name] for name in POLICY}
+    return {"trees": list(config.sync.trees), "nginx": named, "keep": keep(config)}
 
 
 def install_request(

@@ -37,12 +37,14 @@ def common(config: Config, peer: PeerConfig, projection: Projection, test_s: flo
         "state_dir": peer.state_dir,
         "nginx": nginx_settings(config, peer, test_s),
         "projection": projection.as_json(),
-        "keep": {
-            "runs": config.sync.keep_runs,
-            "for_s": config.sync.keep_for_s,
-            "size": config.sync.keep_size_bytes,
-        },
+        "keep": keep(config),
     }
+
+
+def keep(config: Config) -> dict[str, Any]:
+    """How much old content a peer keeps; behind a gate never less than `peer install` said."""
+    sync = config.sync
+    return {"runs": sync.keep_runs, "for_s": sync.keep_for_s, "size": sync.keep_size_bytes}
 
 
 def names_of(manifest: Manifest) -> dict[str, list[str]]:
