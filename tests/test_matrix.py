@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -36,6 +37,14 @@ def test_cell(bench: Bench, step: str, fault: str) -> None:
         assert says(fault, str(found)) in found.run.text
     if fault == "connection-frozen":
         assert found.seconds < FROZEN_S
+
+
+def test_nginx_that_dies_just_when_the_rehearsal_looks_for_its_namespaces(bench: Bench) -> None:
+    bench.prepare()
+    bench.is_clean = True
+    path = f"/proc/{bench.peer.nginx_main()}/ns/net"
+    found = run_cell(bench, replace(BY_NAME["rehearse"], calls="readlink", path=path), FAULT["nginx-dies"])
+    assert str(found) == CELLS["rehearse", "nginx-dies"], found.run
 
 
 def keep(step: str, fault: str, found: Found) -> None:

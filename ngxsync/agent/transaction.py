@@ -141,7 +141,12 @@ class Transaction:
         """None where nginx accepts live + stage (or where only applying can tell), else what it says."""
         if self.settings["rehearse"] == "live":
             return None
-        result = rehearse(nginx, stage.view_actions(exchange), timeout_s(self.settings))
+        try:
+            result = rehearse(nginx, stage.view_actions(exchange), timeout_s(self.settings))
+        except Failure:
+            if nginx.running is None or is_alive(nginx.running):
+                raise
+            return self._rehearse(exchange, self._which())  # it died this moment, its namespaces and program with it
         return None if result["passed"] else result
 
     # from here on the journal is open
