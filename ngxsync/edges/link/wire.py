@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,7 +42,7 @@ class Outcome:
     stderr: bytes
     status: int
 
-    @property
+    @cached_property
     def answer(self) -> dict[str, Any] | None:
         """The last line that is a JSON object with `ok`; a noisy .bashrc may have written before it, its EXIT trap after it."""
         for line in reversed(self.stdout.rstrip().rsplit(b"\n", NOISE_LINES)):
