@@ -17,7 +17,19 @@ from ngxsync.cli.overview import OVERVIEW
 from tests.hosts import PROJECT
 
 GOLDEN = Path(__file__).with_name("help")
-OURS = ("peer", "peer install", "peer remove", "sync", "rollback", "diff", "status", "validate", "history", "pause", "resume")
+OURS = (
+    "peer",
+    "peer install",
+    "peer remove",
+    "sync",
+    "rollback",
+    "diff",
+    "status",
+    "validate",
+    "history",
+    "pause",
+    "resume",
+)
 
 
 def ngxsync(*arguments: str, columns: int = 80, **more: str) -> subprocess.CompletedProcess[str]:
