@@ -88,6 +88,7 @@ def test_a_tree_that_is_gone_is_held() -> None:
         ({"real": "/mnt/other", "dev": 9, "ino": 5}, "replaced-root"),
         ({"ino": 5}, "replaced-root"),
         ({"dev": 9, "ino": 5}, "device"),
+        ({"dev": 9, "fsid": "other"}, "device"),
         ({"mounts": ["html"]}, "mounts"),
     ],
 )
@@ -98,6 +99,12 @@ def test_a_tree_that_is_another_place_is_held_on_either_host(side: str, now: dic
     assert codes(holds) == [code]
     assert holds[0].message.where == f"{side}:{ROOT}"
     assert f"ngxsync sync --force {code}" in holds[0].message.next
+
+
+def test_a_file_system_that_came_back_under_another_number_is_the_same() -> None:
+    """Loop devices, btrfs and the like get their numbers anew at each boot."""
+    now, then = ({ROOT: {**PLACE[ROOT], "dev": dev, "fsid": "5f0a"}} for dev in (8, 9))
+    assert held(tree(new=entry()), tree(), roots=now, recorded_peer=then) == ()
 
 
 def test_mounts_that_came_and_went_are_named() -> None:

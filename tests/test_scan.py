@@ -173,7 +173,8 @@ def test_roots(tree: Path, tmp_path: Path) -> None:
     found = scan(projection(alias, absent))
     assert str(absent) not in found.roots
     info = tree.stat()
-    expected = {"real": str(tree), "dev": info.st_dev, "ino": info.st_ino, "mounts": []}
+    fsid = f"{os.statvfs(tree).f_fsid:x}"
+    expected = {"real": str(tree), "dev": info.st_dev, "ino": info.st_ino, "fsid": fsid, "mounts": []}
     assert found.roots == {str(alias): expected}
     assert f"{alias}/conf/nginx.conf" in found.manifest
     with pytest.raises(NotADirectoryError):

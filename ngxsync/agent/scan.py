@@ -171,6 +171,12 @@ def scan(projection: Dict[str, Any], cache: Optional[Cache] = None, clock_folder
     return result
 
 
+def _file_system_id(path: str) -> str:
+    """The file system's own, which ext4 and btrfs keep where device numbers change at boot; "" where there is none (Python 3.6)."""
+    number = getattr(os.statvfs(path), "f_fsid", 0)
+    return "%x" % number if number else ""
+
+
 class _Walk:
     """One tree; a class only because the recursion shares seven values."""
 
@@ -197,6 +203,7 @@ class _Walk:
             "real": real,
             "dev": info.st_dev,
             "ino": info.st_ino,
+            "fsid": _file_system_id(real),
             "mounts": [os.path.relpath(point, real) for point in mounts_below(real)],
         }
         self.result.manifest[self.root] = self._entry(DIR, info, "")

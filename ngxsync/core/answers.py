@@ -226,7 +226,8 @@ def _hello(_asked: Asked) -> Shape:
 def _scan(asked: Asked) -> Shape:
     trees = _trees(asked)
     wanted = [f"user {user}" for user in asked.get("users", ())] + [f"group {each}" for each in asked.get("groups", ())]
-    inside, mounts = below(trees), [text]
+    inside = below(trees)
+    place = {"real": path, "dev": count, "ino": count, "fsid": Maybe(text), "mounts": [text]}
     return {
         "id": digest,
         "now": moment,
@@ -236,7 +237,7 @@ def _scan(asked: Asked) -> Shape:
         "specials": [inside],
         "kept_apart": [inside],
         "unread": [text],
-        "roots": mapping(one_of(*trees), {"real": path, "dev": count, "ino": count, "mounts": mounts}),
+        "roots": mapping(one_of(*trees), place),
         "accepted": nullable(ACCEPTED),
         "journal": nullable(JOURNAL),
         "missing_users": [one_of(*wanted)],

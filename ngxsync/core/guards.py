@@ -144,7 +144,7 @@ def _changed_roots(host: str, roots: Roots, recorded: Roots, peer: str) -> Itera
             real, was = (safe_name(str(facts.get("real"))) for facts in (now, then))
             what = f"the tree now leads to {real}, at the last run to {was}"
             yield _hold("replaced-root", what, where, peer, "if that is meant: ")
-        elif now.get("dev") != then.get("dev"):
+        elif _is_other_device(now, then):
             what = "the tree is on another device than at the last run: is a disk not mounted?"
             yield _hold("device", what, where, peer, "mount it, or if that is meant: ")
         elif now.get("ino") != then.get("ino"):
@@ -153,6 +153,11 @@ def _changed_roots(host: str, roots: Roots, recorded: Roots, peer: str) -> Itera
         mounts, before = set(now.get("mounts", ())), set(then.get("mounts", ()))
         if mounts != before:
             yield _hold("mounts", _mounts_text(mounts - before, before - mounts), where, peer, "if that is meant: ")
+
+
+def _is_other_device(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
+    """By its number, which may change at a boot, unless the file system says by its own id that it is the same."""
+    return now.get("dev") != then.get("dev") and (not now.get("fsid") or now.get("fsid") != then.get("fsid"))
 
 
 def _mounts_text(new: set[str], gone: set[str]) -> str:
