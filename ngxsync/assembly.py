@@ -127,6 +127,8 @@ class PeerHost:
             names,
             dest,
             timeout_s=3600.0,
+            receiver=self.link.receiver(),
+            silence_s=self.link.settings.transfer_silence_s,
             where=where,
             progress=progress,
         )

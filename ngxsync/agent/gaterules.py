@@ -17,17 +17,18 @@ VERBS = ("hello", "scan", "stage", "show", "facts", "transact", "recover", "stat
 LONGEST = 8192  # bytes of a command: a path has 4096 at most
 TIMES = ("prove_timeout_s", "test_timeout_s", "idle_timeout_s")  # of `nginx`
 LONGEST_S = 3600.0  # of any time-out that a client may ask for
+TIMEOUT_S = 30  # of rsync, where it names none
 
 # as shlex.join writes a word; the words' meaning is ours alone
 _WORD = rb"(?:[A-Za-z0-9_@%+=:,./-]|'[^'\0\r\n]*'|\"'\")+"
 _CALL = re.compile(rb"env LC_ALL=C\.UTF-8 " + _WORD + rb" -I -S " + _WORD + rb" ([a-z]+)\Z")
 # what rsync makes of the options in edges/rsync.py, whichever its release
 _RSYNC_FLAGS = re.compile(rb"-[WIR]{3}e[0-9.]*\.[A-Za-z]*\Z")
-_RSYNC_OPTION = re.compile(rb"--(?:timeout=[0-9]{1,5}|stats|no-implied-dirs)\Z")
+_RSYNC_OPTION = re.compile(rb"--(?:timeout=[0-9]{1,3}|stats|no-implied-dirs)\Z")
 _PLACE = re.compile(rb"([0-9A-Za-z][0-9A-Za-z_-]{0,63})/([0-9]{1,3})/\Z")
 
 Call = NamedTuple("Call", [("verb", str)])
-Receive = NamedTuple("Receive", [("run", str), ("tree", str), ("folder", str)])
+Receive = NamedTuple("Receive", [("run", str), ("tree", str), ("folder", str), ("timeout_s", int)])
 Refusal = NamedTuple("Refusal", [("why", str)])
 Decision = Union[Call, Receive, Refusal]
 
@@ -71,7 +72,13 @@ def _receive(words: List[bytes], staged: Staged) -> Decision:
     if number >= len(staged["stages"]):
         return Refusal("run %s has no stage %d here" % (run, number))
     tree, folder = staged["stages"][number]
-    return Receive(run, tree, folder)
+    return Receive(run, tree, folder, _timeout_s(words[3:-2]))
+
+
+def _timeout_s(options: List[bytes]) -> int:
+    """How long the client's rsync waits for a byte; it sends one itself in half of that."""
+    said = [int(word.partition(b"=")[2]) for word in options if word.startswith(b"--timeout=")]
+    return max(said + [0]) or TIMEOUT_S
 
 
 def checked(verb: str, request: Dict[str, Any], policy: Dict[str, Any]) -> Dict[str, Any]:

@@ -43,6 +43,11 @@ class LinkSettings:
         return 3 * max(1, ceil(self.connect_timeout_s))
 
     @property
+    def transfer_silence_s(self) -> int:
+        """rsync gives up after so long without a byte; while it waits it sends a sign of life in half of that."""
+        return min(30, 2 * self.silence_s)
+
+    @property
     def known_hosts_name(self) -> str:
         """What a line of known_hosts begins with for this peer."""
         return self.host if self.port == 22 else f"[{self.host}]:{self.port}"

@@ -17,7 +17,7 @@ from typing import IO
 from ngxsync.core.errors import Message, NgxsyncError, PeerUnreachable, SourceChanged, TransferFailed, tail
 from ngxsync.core.gate import refusal_in
 
-STALL_S = 30  # rsync gives up after so long without a byte
+SILENCE_S = 30  # rsync gives up after so long without a byte
 UNCHANGED = "the peer's live tree is unchanged"
 
 # rsync(1), EXIT VALUES: what each means here
@@ -61,11 +61,14 @@ class SendResult:
     seconds: float
 
 
-def rsync_argv(source: Path, dest: str, shell: str, *, progress: bool = False) -> list[str]:
+def rsync_argv(
+    source: Path, dest: str, shell: str, *, receiver: str = "rsync", silence_s: int = SILENCE_S, progress: bool = False
+) -> list[str]:
     """The command that sends the bytes of the files named on its standard input (NUL-separated, ./NAME) from source into dest.
 
     `dest` is HOST:FOLDER, an existing folder, or HOST:RUN/NUMBER for a peer's gate, which looks at these options (and at
-    nothing else) in agent/gaterules.py; `shell` is what `-e` takes. Links, owners, modes and times come from the plan.
+    nothing else) in agent/gaterules.py; `shell` is what `-e` takes, `receiver` what is started there as rsync.
+    Links, owners, modes and times come from the plan.
     """
     is_plain = not dest.partition(":")[2].startswith("/")
     return [
@@ -79,7 +82,8 @@ def rsync_argv(source: Path, dest: str, shell: str, *, progress: bool = False) -
         "--no-implied-dirs",
         # the folder reaches the peer's rsync without its shell; the gate reads it from the command
         "--no-protect-args" if is_plain else "--protect-args",
-        f"--timeout={STALL_S}",
+        f"--timeout={silence_s}",
+        *([] if is_plain else [f"--rsync-path={receiver}"]),
         "--stats",
         *(["--info=progress2"] if progress else []),
         f"--rsh={shell}",
@@ -101,6 +105,8 @@ def send(
     dest: str,
     *,
     timeout_s: float,
+    receiver: str = "rsync",
+    silence_s: int = SILENCE_S,
     where: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> SendResult:
@@ -110,7 +116,7 @@ def send(
     Raises SourceChanged, TransferFailed, and PeerUnreachable where the connection is to blame or the time is up.
     """
     started = time.monotonic()
-    argv = rsync_argv(source, dest, shell, progress=progress is not None)
+    argv = rsync_argv(source, dest, shell, receiver=receiver, silence_s=silence_s, progress=progress is not None)
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
         stdin.write(names_input(names))
         stdin.seek(0)

@@ -25,6 +25,7 @@ __all__ = ["Link", "LinkSettings"]
 
 CALLS_AT_ONCE = 5  # sshd allows 10 sessions on a connection (MaxSessions), and channels kept warm count
 WARM_S = 60.0
+RECEIVER = "ngxsync_agent/receiver.py"
 FIRST_PYTHON = "/usr/bin/python3"
 PYTHONS = [FIRST_PYTHON, "python3", *(f"python3.{minor}" for minor in range(13, 5, -1)), "/usr/libexec/platform-python"]
 PROBE = (
@@ -170,6 +171,11 @@ class Link:
     def rsync_shell(self) -> str:
         """What `rsync -e` needs; the peer's name in it is `alias`."""
         return self._openssh.shell
+
+    def receiver(self) -> str:
+        """What is started on the peer in place of rsync: rsync, ended with its connection. Our agent is there already."""
+        program = f"{self._bundle.folder(self.settings.state_dir)}/{RECEIVER}"
+        return self._way.command([program, str(self.settings.transfer_silence_s), "rsync"])
 
     def ensure_master(self) -> None:
         """Opens OpenSSH's kept connection if it is not there. Raises PeerUnreachable."""
