@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import stat
@@ -19,6 +21,7 @@ KEY = "/etc/ngxsync/id_ed25519"
 REFUSED = 77
 POLICY: Mapping[str, Any] = {
     "schema": 1,
+    "comment": "ngxsync of web1",
     "trees": [ROOT],
     "nginx": {
         "root": ROOT,
@@ -28,8 +31,27 @@ POLICY: Mapping[str, Any] = {
         "rehearse": "overlay",
         "probe": "",
     },
+    "keep": {},
     "rsync": "/usr/bin/rsync",
 }
+
+
+def fingerprint(public: str) -> str:
+    """Of "TYPE BASE64 ...", as the gate's command names a key's policy."""
+    return hashlib.sha256(base64.b64decode(public.split()[1])).hexdigest()
+
+
+def public_key(pair: Pair) -> str:
+    argv = ["ssh-keygen", "-y", "-f", pair.web1.path(KEY)]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+def policy_path(public: str, state: str = STATE) -> str:
+    return f"{state}/agent/doors/{fingerprint(public)}.json"
+
+
+def gate_argv(public: str, state: str = STATE) -> list[str]:
+    return ["/usr/bin/python3", "-I", "-S", f"{state}/agent/current", "gate", fingerprint(public)]
 
 
 def install_agent(host: Host, state: str = STATE, bundle: Bundle | None = None) -> None:
@@ -44,8 +66,9 @@ def install_agent(host: Host, state: str = STATE, bundle: Bundle | None = None) 
     current.symlink_to(bundle.hash)
 
 
-def write_policy(host: Host, state: str = STATE, **changed: Any) -> Path:
-    path = Path(host.path(f"{state}/agent/door.json"))
+def write_policy(host: Host, public: str, state: str = STATE, **changed: Any) -> Path:
+    path = Path(host.path(policy_path(public, state)))
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     path.touch(mode=0o600)
     path.write_text(json.dumps({**POLICY, **changed}))
     return path
@@ -56,12 +79,10 @@ def close_door(pair: Pair, *, state: str = STATE, **policy: Any) -> None:
     host = pair.web2
     install_agent(host, state)
     host.path(f"{state}/peer").mkdir(mode=0o700, exist_ok=True)  # where the log is: else the first refusal makes it
-    write_policy(host, state, **policy)
+    public = public_key(pair)
+    write_policy(host, public, state, **policy)
     keys = host.path("/root/.ssh/authorized_keys")
-    public = subprocess.run(
-        ["ssh-keygen", "-y", "-f", pair.web1.path(KEY)], check=True, capture_output=True, text=True
-    ).stdout
-    keys.write_text(f'restrict,command="/usr/bin/python3 -I -S {state}/agent/current gate" {public}')
+    keys.write_text(f'restrict,command="{" ".join(gate_argv(public, state))}" {public}')
 
 
 def ssh(pair: Pair, *words: str, options: Sequence[str] = (), **more: Any) -> subprocess.CompletedProcess[str]:

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ngxsync.agent.authorizedkeys import is_gate, keys_in, parse_line, with_key, without_key
+from ngxsync.agent.authorizedkeys import keys_in, parse_line, policy_of, with_key, without_key
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMVtTjKmTKkSKJHSlWKUWkWnLjZGhkvhD1fyeuFNaMhP"
 OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIH0tqh1lgzDbMJRMb4J1VLvF6gk0dxFVDkVnKPTmGaVn"
-COMMAND = "/usr/bin/python3 -I -S /var/lib/ngxsync/agent/current gate"
+NAME = "0123456789abcdef" * 4
+COMMAND = f"/usr/bin/python3 -I -S /var/lib/ngxsync/agent/current gate {NAME}"
 END = "/var/lib/ngxsync/agent/current gate"
 LINE = f'restrict,command="{COMMAND}" {KEY} ngxsync of web1\n'.encode()
 
@@ -71,15 +72,16 @@ def test_a_command_is_quoted_for_sshd_and_then_for_the_shell(state: str) -> None
     from shlex import quote, split
 
     current = f"{state}/agent/current"
-    made = with_key(b"", f"/usr/bin/python3 -I -S {quote(current)} gate", KEY, "x")
+    made = with_key(b"", f"/usr/bin/python3 -I -S {quote(current)} gate {NAME}", KEY, "x")
     (line,) = keys_in(made)
     assert line.key.decode() == KEY
-    assert is_gate(line, f"{quote(current)} gate")
+    assert policy_of(line, f"{quote(current)} gate") == NAME
+    assert policy_of(line, "/srv/other/agent/current gate") is None
     said = next(option for option in line.options if option.startswith(b'command="'))
     shell = said[len(b'command="') : -1].decode().replace('\\"', '"')  # what sshd makes of it
-    assert split(shell) == ["/usr/bin/python3", "-I", "-S", current, "gate"]
+    assert split(shell) == ["/usr/bin/python3", "-I", "-S", current, "gate", NAME]
     printed = subprocess.run(["sh", "-c", f"printf '%s|' {shell}"], capture_output=True, text=True).stdout
-    assert printed == f"/usr/bin/python3|-I|-S|{current}|gate|"
+    assert printed == f"/usr/bin/python3|-I|-S|{current}|gate|{NAME}|"
 
 
 def test_a_line_break_can_never_get_into_a_line() -> None:

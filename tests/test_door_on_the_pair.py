@@ -21,8 +21,11 @@ from tests.door import (
     agent_call,
     close_door,
     everything,
+    gate_argv,
     gate_log,
     key_options,
+    policy_path,
+    public_key,
     ssh,
     write_policy,
 )
@@ -198,7 +201,7 @@ def test_rsync_of_every_age_can_send(pair: Pair, protocol: int) -> None:
 
 
 SUDO = """\
-Cmnd_Alias GATE = /usr/bin/python3 -I -S /var/lib/ngxsync/agent/current gate
+Cmnd_Alias GATE = %s
 Defaults!GATE env_keep += "SSH_ORIGINAL_COMMAND SSH_CONNECTION", !requiretty, !use_pty
 deploy ALL = (root) NOPASSWD: GATE
 """
@@ -215,7 +218,7 @@ def by_sudo(pair: Pair) -> Iterator[Resident]:
     host.run(["install", "-d", "-m", "0700", "-o", "deploy", "/home/deploy/.ssh"])
     host.run(["install", "-m", "0600", "-o", "deploy", KEYS, "/home/deploy/.ssh/authorized_keys"])
     rule = host.path("/etc/sudoers.d/ngxsync-test")
-    rule.write_text(SUDO)
+    rule.write_text(SUDO % " ".join(gate_argv(public_key(pair))))
     rule.chmod(0o440)
     pair.write_config(peer="user = deploy")
     with resident(pair) as process:
@@ -437,7 +440,7 @@ def test_a_request_beyond_the_policy_is_refused(pair: Pair) -> None:
         status, answer, said = ask(pair, verb, **more)
         assert (name, status, answer["ok"], answer["code"]) == (name, REFUSED, False, "gate")
         assert text in answer["message"]["what"]
-        assert answer["message"]["where"] == f"{STATE}/agent/door.json"
+        assert answer["message"]["where"] == policy_path(public_key(pair))
         assert answer["message"]["state"] == "unchanged"
         assert "ngxsync peer install" in answer["message"]["next"]
         assert said.startswith("ngxsync: refused: ")
@@ -464,7 +467,7 @@ def test_the_master_says_what_to_do(closed: Resident) -> None:
 @pytest.mark.parametrize("damage", ["missing", "open", "cut off", "no object", "a link"])
 def test_without_a_policy_nothing_passes(pair: Pair, damage: str) -> None:
     close_door(pair)
-    policy = pair.web2.path(f"{STATE}/agent/door.json")
+    policy = pair.web2.path(policy_path(public_key(pair)))
     text = policy.read_text()
     if damage == "open":
         policy.chmod(0o666)
@@ -619,11 +622,11 @@ def test_the_log_stays_small_and_says_nothing_to_a_terminal(pair: Pair) -> None:
 SYSLOG = """
 mkdir -p /run/dev && for name in null zero urandom; do touch /run/dev/$name; mount --bind /dev/$name /run/dev/$name; done
 mount --bind /run/dev /dev
-python3 - "$1" <<'END'
+python3 - "$1" "$2" <<'END'
 import os, socket, subprocess, sys
 log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); log.bind("/dev/log"); log.settimeout(10)
-env = dict(os.environ, SSH_ORIGINAL_COMMAND=sys.argv[1], SSH_CONNECTION="192.0.2.7 4711 192.0.2.2 22")
-argv = ["/usr/bin/python3", "-I", "-S", "/var/lib/ngxsync/agent/current", "gate"]
+env = dict(os.environ, SSH_ORIGINAL_COMMAND=sys.argv[2], SSH_CONNECTION="192.0.2.7 4711 192.0.2.2 22")
+argv = sys.argv[1].split()
 subprocess.run(argv, env=env, input=b'{}\\n', stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 print(log.recv(4096).decode())
 END
@@ -641,7 +644,9 @@ END
 def test_syslog_hears_of_both(pair: Pair, command: str, priority: int, text: str) -> None:
     """authpriv is facility 10; warning is 4, info 6."""
     close_door(pair)
-    done = pair.web2.run(["unshare", "--mount", "sh", "-ec", SYSLOG, "sh", command])
+    done = pair.web2.run(
+        ["unshare", "--mount", "sh", "-ec", SYSLOG, "sh", " ".join(gate_argv(public_key(pair))), command]
+    )
     assert done.stdout.startswith(f"<{priority}>")
     assert "ngxsync-gate[" in done.stdout
     assert text in done.stdout
@@ -650,6 +655,6 @@ def test_syslog_hears_of_both(pair: Pair, command: str, priority: int, text: str
 def test_a_policy_is_read_anew_by_each_session(pair: Pair) -> None:
     close_door(pair)
     assert ask(pair, "status")[0] == 0
-    write_policy(pair.web2, trees=["/srv/other"])
+    write_policy(pair.web2, public_key(pair), trees=["/srv/other"])
     assert ask(pair, "scan")[0] == REFUSED
     assert Path(pair.web1.path(KEY)).exists()

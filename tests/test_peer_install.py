@@ -8,18 +8,19 @@ import signal
 import stat
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.agent import STATE
+from tests.door import fingerprint, policy_path
 from tests.hosts import wait_until
 from tests.pair import ROOT, Pair, manifest_of, snapshot_inodes
 from tests.terminal import Terminal
 
 KEYS = "/root/.ssh/authorized_keys"
 KEY = "/etc/ngxsync/id_ed25519"
-DOOR = f"{STATE}/agent/door.json"
-GATE = f'restrict,command="/usr/bin/python3 -I -S {STATE}/agent/current gate"'
+GATE = f'restrict,command="/usr/bin/python3 -I -S {STATE}/agent/current gate '
 EXTRA = "# by hand\nssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMVtTjKmTKkSKJHSlWKUWkWnLjZGhkvhD1fyeuFNaMhP admin@laptop\n"
 
 
@@ -49,6 +50,15 @@ def public_key(pair: Pair, path: str = KEY) -> str:
     return " ".join(pair.web1.path(f"{path}.pub").read_text().split()[:2])
 
 
+def own_line(pair: Pair, options: str = "") -> str:
+    """What stands for web1's key in root's file on web2."""
+    return f'{GATE}{fingerprint(public_key(pair))}"{options} {public_key(pair)} ngxsync of web1\n'
+
+
+def policy(pair: Pair) -> Path:
+    return Path(pair.web2.path(policy_path(public_key(pair))))
+
+
 def by_key(pair: Pair, *command: str, user: str = "root") -> subprocess.CompletedProcess[str]:
     """ssh with the restricted key alone."""
     options = [
@@ -68,11 +78,12 @@ def test_one_command_leads_from_nothing_to_a_sync_with_a_key_that_opens_no_shell
     pair = door
     before = pair.web2.path(KEYS).read_bytes()
     done = install(pair, "--yes")
-    assert pair.web2.path(KEYS).read_bytes() == before + f"{GATE} {public_key(pair)} ngxsync of web1\n".encode()
+    assert pair.web2.path(KEYS).read_bytes() == before + own_line(pair).encode()
     assert stat.S_IMODE(pair.web1.path(KEY).stat().st_mode) == 0o600
-    assert stat.S_IMODE(pair.web2.path(DOOR).stat().st_mode) == 0o600
-    assert json.loads(pair.web2.path(DOOR).read_text()) == {
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (policy(pair), policy(pair).parent)] == [0o600, 0o700]
+    assert json.loads(policy(pair).read_text()) == {
         "schema": 1,
+        "comment": "ngxsync of web1",
         "trees": [ROOT],
         "nginx": {
             "root": ROOT,
@@ -119,7 +130,9 @@ def test_a_user_without_root_starts_the_gate_by_one_sudo_rule(deploy: Pair) -> N
     rules = pair.web2.path("/etc/sudoers.d/ngxsync")
     assert stat.S_IMODE(rules.stat().st_mode) == 0o440
     line = pair.web2.path("/home/deploy/.ssh/authorized_keys").read_text().splitlines()[-1]
-    assert line.startswith(f'restrict,command="sudo -n /usr/bin/python3 -I -S {STATE}/agent/current gate" ssh-ed25519 ')
+    assert line.startswith(
+        f'restrict,command="sudo -n /usr/bin/python3 -I -S {STATE}/agent/current gate {fingerprint(public_key(pair))}" ssh-ed25519 '
+    )
     assert "uid=" not in by_key(pair, "id", user="deploy").stdout
     as_deploy = ["setpriv", "--reuid=deploy", "--regid=deploy", "--init-groups", "sudo", "-n"]
     assert "password is required" in pair.web2.run([*as_deploy, "id"], check=False).stderr
@@ -153,7 +166,7 @@ def test_a_user_without_sudo_opens_a_door_for_itself_alone(deploy: Pair) -> None
     pair.write_config(peer="user = deploy\nstate_dir = /home/deploy/ngxsync")
     install(pair, "--yes")
     line = pair.web2.path("/home/deploy/.ssh/authorized_keys").read_text().splitlines()[-1]
-    assert line.startswith('restrict,command="/usr/bin/python3 -I -S /home/deploy/ngxsync/agent/current gate" ')
+    assert line.startswith('restrict,command="/usr/bin/python3 -I -S /home/deploy/ngxsync/agent/current gate ')
     assert not pair.web2.path("/etc/sudoers.d/ngxsync").exists()
     remove(pair, "--yes", "--purge")
     assert "restrict" not in pair.web2.path("/home/deploy/.ssh/authorized_keys").read_text()
@@ -249,7 +262,7 @@ def test_each_step_is_told_before_and_asked_for_once(door: Pair) -> None:
 
 def test_again_it_changes_nothing(door: Pair) -> None:
     install(door, "--yes")
-    places = ("/root/.ssh", f"{STATE}/agent/door.json", "/etc/systemd/system")
+    places = ("/root/.ssh", f"{STATE}/agent/doors", "/etc/systemd/system")
     before = snapshot_inodes(door.web2, *places), snapshot_inodes(door.web1, "/etc/ngxsync")
     done = install(door, "--yes")
     assert (snapshot_inodes(door.web2, *places), snapshot_inodes(door.web1, "/etc/ngxsync")) == before
@@ -265,7 +278,7 @@ def test_again_it_brings_the_policy_up_to_the_configuration(door: Pair) -> None:
     assert refused.returncode == 4, refused.stderr
     assert "ngxsync peer install" in refused.stderr
     install(door, "--yes")
-    assert json.loads(door.web2.path(DOOR).read_text())["nginx"]["rehearse"] == "live"
+    assert json.loads(policy(door).read_text())["nginx"]["rehearse"] == "live"
     assert door.ngxsync("sync").returncode == 0
 
 
@@ -393,8 +406,7 @@ def test_an_odd_file_keeps_every_other_byte(door: Pair) -> None:
     before = b"\n# r\xe9mi\r\n\n" + EXTRA.encode() + file.read_bytes().rstrip(b"\n")
     file.write_bytes(before)
     install(door, "--yes")
-    line = f"{GATE} {public_key(door)} ngxsync of web1\n".encode()
-    assert file.read_bytes() == before + b"\n" + line
+    assert file.read_bytes() == before + b"\n" + own_line(door).encode()
 
 
 def test_an_unrestricted_line_of_the_key_is_restricted_where_it_stands(door: Pair) -> None:
@@ -409,8 +421,7 @@ def test_an_unrestricted_line_of_the_key_is_restricted_where_it_stands(door: Pai
     planned = install(pair, "--dry-run").stdout
     assert f"{KEYS}: restricted; the key had a line that let it do anything" in planned
     install(pair, "--yes")
-    narrowed = GATE + ',from="192.0.2.0/24"'
-    assert file.read_text() == f"{EXTRA}{narrowed} {public_key(pair)} ngxsync of web1\n{own}"
+    assert file.read_text() == EXTRA + own_line(pair, ',from="192.0.2.0/24"') + own
     assert second.read_text() == EXTRA
     assert "uid=" not in by_key(pair, "id").stdout
     assert pair.ngxsync("sync").returncode == 0
@@ -558,7 +569,7 @@ def test_remove_leaves_nothing_but_what_it_says(door: Pair) -> None:
     live = snapshot_inodes(door.web2, f"{ROOT}/conf", f"{ROOT}/html")
     nginx = door.web2.nginx_pids()
     planned = remove(door, "--dry-run").stdout
-    assert door.web2.path(DOOR).exists()
+    assert policy(door).exists()
     done = remove(door, "--yes")
     for told in (
         KEYS,
@@ -636,7 +647,7 @@ def test_nothing_is_removed_under_a_run_at_work(door: Pair) -> None:
         done = remove(door, "--yes", status=8)
         holder.kill()
     assert "is at work here since" in done.stderr
-    assert door.web2.path(DOOR).exists()
+    assert policy(door).exists()
 
 
 def test_a_peer_that_never_had_anything(door: Pair) -> None:
@@ -660,7 +671,9 @@ def test_a_line_of_the_same_key_that_is_none_of_ours_stays(door: Pair) -> None:
 # cut in the middle
 
 
-@pytest.mark.parametrize("moment", [f"{STATE}/agent/current", DOOR, "/etc/systemd/system/ngxsync-recover.service"])
+@pytest.mark.parametrize(
+    "moment", [f"{STATE}/agent/current", f"{STATE}/agent/doors", "/etc/systemd/system/ngxsync-recover.service"]
+)
 def test_killed_here_in_the_middle_the_same_command_goes_on(door: Pair, moment: str) -> None:
     before = door.web2.path(KEYS).read_text()
     with door.popen_ngxsync("peer", "install", "--yes", stdout=subprocess.DEVNULL) as process:
@@ -668,7 +681,7 @@ def test_killed_here_in_the_middle_the_same_command_goes_on(door: Pair, moment: 
         door.web1.signal_to(process, signal.SIGKILL)
     assert "uid=0" in by_own_key(door, "id").stdout
     install(door, "--yes")
-    assert door.web2.path(KEYS).read_text() == f"{before}{GATE} {public_key(door)} ngxsync of web1\n"
+    assert door.web2.path(KEYS).read_text() == before + own_line(door)
     assert by_own_key(door, "true").returncode == 0
 
 
@@ -682,7 +695,7 @@ def test_a_run_of_this_host_at_work_keeps_remove_waiting_and_then_away(door: Pai
         done = remove(door, "--yes", status=9)
         holder.kill()
     assert "another run is at work" in done.stderr
-    assert door.web2.path(DOOR).exists()
+    assert policy(door).exists()
 
 
 def test_json_tells_each_step(door: Pair) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.agent import STATE, agent_argv
+from tests.door import policy_path
 from tests.host import Host, wait_until
 from tests.pair import ROOT, Pair
 
@@ -70,7 +71,7 @@ def assert_safe(host: Host) -> None:
     assert host.run(["visudo", "-c"], check=False).returncode == 0
     if own.startswith("restrict"):  # never before what it leads to is there
         assert host.path(RULES).exists()
-        assert host.path(f"{STATE}/agent/door.json").exists()
+        assert host.path(policy_path(KEY)).exists()
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -107,7 +108,7 @@ def test_remove_killed_at_each_of_its_calls(host: Host, call: str) -> None:
         assert [line for line in text.split("\n") if KEY not in line] == ["# by hand", *[OTHER.rstrip("\n")] * 2, ""]
         assert host.run(["visudo", "-c"], check=False).returncode == 0
         if KEY in text:
-            assert host.path(f"{STATE}/agent/door.json").exists()
+            assert host.path(policy_path(KEY)).exists()
             assert host.path(RULES).exists()
         if not killed:
             break

@@ -26,8 +26,11 @@ ODD = [
 ]
 
 
-def gate(state: str) -> list[str]:
-    return ["/usr/bin/python3", "-I", "-S", f"{state}/agent/current", "gate"]
+ONE, TWO = "1" * 64, "2" * 64  # fingerprints
+
+
+def gate(state: str, key: str = ONE) -> list[str]:
+    return ["/usr/bin/python3", "-I", "-S", f"{state}/agent/current", "gate", key]
 
 
 @pytest.fixture
@@ -60,8 +63,10 @@ def test_exactly_the_one_command_line_is_allowed(host: Host) -> None:
     for other in (
         [*gate(STATE), "more"],
         gate(STATE)[:-1],
-        [*gate(STATE)[:-1], "recover"],
-        ["/usr/bin/python3", "-I", "-S", f"{STATE}/agent/current/x", "gate"],
+        gate(STATE)[:-2],
+        gate(STATE, TWO),
+        [*gate(STATE)[:-2], "recover"],
+        gate(f"{STATE}/agent/current/x"),
         ["/usr/bin/python3", "-c", "1"],
         ["/usr/bin/python3"],
         ["/bin/sh"],
@@ -89,6 +94,28 @@ def test_two_users_and_one_goes(host: Host) -> None:
     assert not may(host, "deploy", gate("/srv/a"))
     assert may(host, "other.one", gate("/srv/b"))
     assert sudorule.without_rule(left, 1002) == ""
+
+
+def test_two_keys_of_one_user_and_one_goes(host: Host) -> None:
+    """Also where their masters keep their state in different folders here."""
+    both = sudorule.with_rule(
+        sudorule.with_rule("", "deploy", 1001, gate("/srv/a")), "deploy", 1001, gate("/srv/b", TWO)
+    )
+    put(host, both)
+    assert may(host, "deploy", gate("/srv/a"))
+    assert may(host, "deploy", gate("/srv/b", TWO))
+    assert not may(host, "deploy", gate("/srv/a", TWO))
+    assert not may(host, "deploy", [*gate("/srv/a"), *gate("/srv/b", TWO)])
+    moved = sudorule.with_rule(both, "deploy", 1001, gate("/srv/c"))
+    put(host, moved)
+    assert [may(host, "deploy", gate(f"/srv/{name}")) for name in "ac"] == [False, True]
+    left = sudorule.without_rule(both, 1001, {ONE})
+    assert left == sudorule.with_rule("", "deploy", 1001, gate("/srv/b", TWO))
+    put(host, left)
+    assert not may(host, "deploy", gate("/srv/a"))
+    assert may(host, "deploy", gate("/srv/b", TWO))
+    assert sudorule.without_rule(left, 1001, {TWO}) == ""
+    assert sudorule.without_rule(both, 1001) == ""
 
 
 @pytest.mark.parametrize("user", ["deploy", "DOM\\deploy", "deploy@example.org", "with space", "a,b", "100%"])

@@ -53,10 +53,16 @@ def is_restricted(line: Line, command: str) -> bool:
     return command_option(command) in line.options and b"restrict" in line.options
 
 
+def policy_of(line: Line, words: str) -> Optional[str]:
+    """The fingerprint after these words at the end of the line's command, whatever Python starts it; None: it leads to no gate."""
+    end = command_option(words)[len(b'command="') : -1]
+    found = re.compile(b'command=".* ' + re.escape(end) + b' ([0-9a-f]{64})"\\Z')
+    names = [name.group(1).decode("ascii") for name in map(found.match, line.options) if name]
+    return names[0] if names else None
+
+
 def is_gate(line: Line, words: str) -> bool:
-    """Whether the line leads to the gate whose command ends with these words, started by whatever Python."""
-    end = command_option(words)[len(b'command="') :]
-    return any(option.startswith(b'command="') and option.endswith(b" " + end) for option in line.options)
+    return policy_of(line, words) is not None
 
 
 def restricted_line(command: str, key: str, comment: str, kept: List[bytes]) -> bytes:

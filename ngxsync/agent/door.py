@@ -17,12 +17,12 @@ from .answers import Failure
 from .authorizedkeys import is_restricted, keys_in, with_key, without_key
 from .keyfile import SBIN, KeyFile, account_of, key_files
 from .manifest import is_clean
-from .store import encoded, write_durably
+from .policyfile import FOLDER, fingerprint, policy_path
+from .store import encoded, fsync_folder, write_durably
 
 Answer = Dict[str, Any]
 
 THERE, WOULD, DONE = "there", "would", "done"
-POLICY = "door.json"
 COMMAND_LINK = "/usr/local/sbin/ngxsync-agent"
 GATE = "gate"
 
@@ -39,6 +39,7 @@ class Door:
             raise Failure(
                 "agent", "the request makes no sense: %r" % request, next="see that both sides run one release"
             )
+        self.fingerprint = fingerprint(self.key)
         self.account = account_of(self.user)
         self.agents = os.path.join(self.state, "agent")
         self.by_sudo = os.geteuid() == 0 and self.account.pw_uid != 0
@@ -48,7 +49,7 @@ class Door:
 
     @property
     def gate(self) -> List[str]:
-        return [sys.executable, "-I", "-S", os.path.join(self.agents, "current"), GATE]
+        return [sys.executable, "-I", "-S", os.path.join(self.agents, "current"), GATE, self.fingerprint]
 
     @property
     def command(self) -> str:
@@ -66,7 +67,7 @@ def install(request: Answer) -> Answer:
     if rsync is None:
         raise Failure("rsync", "there is no rsync on this host", next="install rsync there")
     _raise_if_others_write(door)
-    policy = dict(request["policy"], schema=1, rsync=os.path.abspath(rsync))
+    policy = dict(request["policy"], schema=1, comment=request["comment"], rsync=os.path.abspath(rsync))
     steps = _agent_steps(door, request) + [_policy_step(door, policy), _unit_step(door)]
     steps += [_sudo_step(door)] if door.by_sudo else []
     steps += _key_steps(door, request["comment"]) + _label_steps(door)
@@ -139,10 +140,17 @@ def _nothing() -> None:
 
 
 def _policy_step(door: Door, policy: Answer) -> Step:
-    path = os.path.join(door.agents, POLICY)
-    text = encoded(policy)
-    told = "%s: it lets the key work on %s" % (path, ", ".join(policy["trees"]))
-    return Step("policy", told, None if _has(path, text, 0o600) else lambda: write_durably(path, text))
+    """Told without the name of the file: before the key is made there is none."""
+    path, text = policy_path(door.state, door.fingerprint), encoded(policy)
+    told = "%s: it lets the key work on %s" % (os.path.join(door.agents, FOLDER), ", ".join(policy["trees"]))
+
+    def work() -> None:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        os.chmod(os.path.dirname(path), 0o700)
+        fsync_folder(door.agents)
+        write_durably(path, text)
+
+    return Step("policy", told, None if _has(path, text, 0o600) else work)
 
 
 def _has(path: str, text: bytes, mode: int) -> bool:
@@ -191,7 +199,11 @@ def _key_steps(door: Door, comment: str) -> List[Step]:
             continue
         needed = edit(before or b"") != (before or b"") or bool(bad or file.leftovers())
         told = file.path + (": restricted; the key had a line that let it do anything" if is_open else ": one line")
-        told += "; it runs %s, whatever is asked" % door.command if not number else ""
+        told += (
+            "; it runs %s with its own policy, whatever is asked" % door.command.rpartition(" ")[0]
+            if not number
+            else ""
+        )
         told += "".join("; %s: no longer written by others, sshd ignores it else" % path for path in bad)
         result.append(Step("key", told, _changing(file, edit) if needed else None))
     return result

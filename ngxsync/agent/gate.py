@@ -1,7 +1,7 @@
 """The gate behind a restricted key: authorized_keys runs it whatever the client asks for, and it does one of two things or nothing.
 
 It calls the agent that is installed here, or fills the open stage by a line of its own; gaterules.py decides which.
-The client's words reach no shell, no exec and no path. The policy is STATE/agent/door.json, written by `ngxsync peer install`.
+The client's words reach no shell, no exec and no path. The policy is the key's own (policyfile.py).
 """
 
 import json
@@ -15,9 +15,9 @@ from . import gatelog, staged
 from .answers import Failure, guarded
 from .gaterules import Call, Receive, Refusal, Refused, ask, checked
 from .main import answered_text, read_request
+from .policyfile import policy_path, read_policy
 from .store import Damaged, Store
 
-DOOR = "door.json"
 TRANSFER_S = 3600
 REFUSED = 77  # EX_NOPERM of sysexits.h
 MEND = "`ngxsync peer install NAME` on the master, where its configuration changed"
@@ -39,15 +39,17 @@ def own_state_dir() -> str:
     return folder
 
 
-def main() -> int:
-    """The exit status: of the call, or 77 for a refusal. Does not return where rsync takes over."""
+def main(key: str) -> int:
+    """For the key of this fingerprint. The exit status: of the call, or 77 for a refusal. Does not return where rsync takes over."""
     command = os.environb.get(b"SSH_ORIGINAL_COMMAND")
     state = own_state_dir()
-    log = gatelog.Log(state, os.environb.get(b"SSH_CONNECTION", b""), b"" if command is None else command)
-    _use_own_environment()
+    log = gatelog.Log(
+        state, os.environb.get(b"SSH_CONNECTION", b""), b"" if command is None else command, policy_path(state, key)
+    )
+    _use_own_environment(key)
     store = Store(state)
     try:
-        policy = read_policy(state)
+        policy = read_policy(state, key)
         decision = ask(command, staged.registered(store))
     except (Refused, Damaged, OSError, ValueError) as error:
         return refuse(log, str(error))
@@ -64,33 +66,13 @@ def refuse(log: "gatelog.Log", why: str) -> int:
     return REFUSED
 
 
-def read_policy(state: str) -> Dict[str, Any]:
-    """{"state_dir", "trees", "nginx", "rsync"}. Raises Refused where nobody wrote one, or others could have."""
-    path = os.path.join(state, "agent", DOOR)
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise Refused("no policy of this key: %s: %s" % (path, error.strerror))
-    with os.fdopen(fd, "rb") as stream:
-        info = os.fstat(fd)
-        if info.st_uid not in (0, os.geteuid()) or stat.S_IMODE(info.st_mode) & 0o022:
-            raise Refused("others could have written the policy of this key: %s" % path)
-        try:
-            door = json.loads(stream.read().decode("utf-8"))
-            policy = {"trees": list(door["trees"]), "nginx": dict(door["nginx"]), "rsync": str(door["rsync"])}
-            policy["keep"] = dict(door.get("keep", {}))  # not in those of before
-        except (ValueError, TypeError, KeyError):
-            raise Refused("the policy of this key is damaged: %s" % path)
-    return dict(policy, state_dir=state)
-
-
-def _use_own_environment() -> None:
+def _use_own_environment(key: str) -> None:
     """Raises nothing; where Python took file names for something else than UTF-8, this program begins again."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     clean = dict({"PATH": PATH}, LC_ALL="C.UTF-8", **kept)
     if sys.getfilesystemencoding().lower() != "utf-8" and os.environ.get("LC_ALL") != "C.UTF-8":
         again = {name: os.environ[name] for name in ("SSH_ORIGINAL_COMMAND", "SSH_CONNECTION") if name in os.environ}
-        os.execve(sys.executable, [sys.executable, "-I", "-S", sys.argv[0], "gate"], dict(clean, **again))
+        os.execve(sys.executable, [sys.executable, "-I", "-S", sys.argv[0], "gate", key], dict(clean, **again))
     os.environ.clear()
     os.environ.update(clean)
 

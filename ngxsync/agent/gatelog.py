@@ -18,9 +18,9 @@ def plain(text: bytes, longest: int = LONGEST) -> str:
 class Log:
     """Of one session: who it is from, and what was asked."""
 
-    def __init__(self, state_dir: str, connection: bytes, command: bytes) -> None:
+    def __init__(self, state_dir: str, connection: bytes, command: bytes, policy_file: str) -> None:
         self.folder = os.path.join(state_dir, "peer")
-        self.policy_file = os.path.join(state_dir, "agent", "door.json")
+        self.policy_file = policy_file
         self._from = plain(b":".join(connection.split()[:2]), 64) or "nowhere"
         self._asked = plain(command)
         syslog.openlog("ngxsync-gate", syslog.LOG_PID, syslog.LOG_AUTHPRIV)

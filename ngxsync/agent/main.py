@@ -58,7 +58,7 @@ def main(argv: List[str]) -> int:
     if verb == "gate":
         from . import gate
 
-        return gate.main()
+        return gate.main("".join(argv[1:2]))
     if verb not in VERBS:
         sys.stderr.write("usage: ngxsync-agent status | recover [--json]\n")
         return 2

@@ -9,12 +9,13 @@ from typing import Any, Dict, Iterator, List, Optional, Set
 
 from . import sudorule, unit
 from .answers import Failure
-from .authorizedkeys import Line, is_gate, keys_in, without_key
+from .authorizedkeys import Line, is_gate, keys_in, policy_of, without_key
 from .door import COMMAND_LINK, GATE, Step, carried_out
 from .failures import busy_failure
 from .folders import homes, remove_run_folder
 from .keyfile import KeyFile, key_files
-from .manifest import is_clean
+from .manifest import is_clean, tree_of
+from .policyfile import all_policies, fingerprint, policy_path
 from .scan import OWN_FOLDER
 from .store import Busy, Store, fsync_folder
 
@@ -33,8 +34,9 @@ def uninstall(request: Answer) -> Answer:
         steps = place.key_steps() + place.sudo_steps()
         others = place.others()
         if others:
-            text = "%s and what belongs to it: %s still comes in by it" % (state, ", ".join(others))
-            steps.append(Step("kept", text, None))
+            steps += place.policy_steps() + (place.stage_steps(place.own_alone(trees)) if request["purge"] else [])
+            text = "%s and what belongs to it stays: %s still comes in by it" % (state, ", ".join(others))
+            steps.append(Step("kept", text + (", also with --purge" if request["purge"] else ""), None))
         else:
             steps += place.unit_steps() + place.agent_steps()
             steps += place.purge_steps(trees) if request["purge"] else place.kept_steps()
@@ -70,6 +72,14 @@ class Place:
         self.account: Optional[pwd.struct_passwd] = None
         with contextlib.suppress(KeyError):
             self.account = pwd.getpwnam(user)
+        self.policies = all_policies(state)
+        self.own = {fingerprint(key)} if key else self._fingerprints_by_comment()
+
+    def _fingerprints_by_comment(self) -> Set[str]:
+        """The policy bears it too: a removal that was cut after the line went still finds the rest."""
+        lines = self._gate_lines(self.account) if self.account else []
+        found = {str(policy_of(line, self.gate)) for line in lines if self._is_own(line)}
+        return found | {name for name, policy in self.policies.items() if policy and policy["comment"] == self.comment}
 
     def _gate_lines(self, account: pwd.struct_passwd) -> List[Line]:
         texts = (KeyFile(path, account).read() or b"" for path in key_files(account))
@@ -114,12 +124,12 @@ class Place:
         return sorted(found)
 
     def sudo_steps(self) -> List[Step]:
-        """The user's rule, unless another key of the same user needs it."""
+        """The user's rule, or this key's part of it where another key of the same user needs the rest."""
         if self.account is None or os.geteuid() != 0:
             return []
         uid, text = self.account.pw_uid, sudorule.read()
         others = [line for line in self._gate_lines(self.account) if not self._is_own(line)]
-        after = text if others else sudorule.without_rule(text, uid)
+        after = sudorule.without_rule(text, uid, self.own if others else None)
         if after == text and not os.path.lexists(sudorule.UNFINISHED):
             return []
         told = sudorule.PATH if not after else "%s: the rule of %s" % (sudorule.PATH, self.account.pw_name)
@@ -143,13 +153,29 @@ class Place:
         text = "%s stays (%s): --purge removes it" % (store.root, contents(store))
         return [Step("kept", text, None)] if os.path.isdir(store.root) else []
 
-    def purge_steps(self, trees: List[str]) -> List[Step]:
-        store = Store(self.state)
+    def policy_steps(self) -> List[Step]:
+        paths = [policy_path(self.state, name) for name in sorted(self.own)]
+        return [Step("policy", path, _unlinking(path)) for path in paths if os.path.lexists(path)]
+
+    def own_alone(self, trees: List[str]) -> List[str]:
+        """Those that no other key may work on; none where a policy cannot be read."""
+        others = [policy for name, policy in self.policies.items() if name not in self.own]
+        if None in others:
+            return []
+        taken = [tree for policy in others if policy for tree in policy["trees"]]
+        return [tree for tree in trees if not any(tree_of(tree, [each]) or tree_of(each, [tree]) for each in taken)]
+
+    def stage_steps(self, trees: List[str]) -> List[Step]:
         steps = []
         for tree in trees:
             own = [home + "/" + OWN_FOLDER for home in homes(tree) if os.path.isdir(home + "/" + OWN_FOLDER)]
             if own:
                 steps.append(Step("stages", ", ".join(own), _emptying(tree, own)))
+        return steps
+
+    def purge_steps(self, trees: List[str]) -> List[Step]:
+        store = Store(self.state)
+        steps = self.stage_steps(trees)
         if os.path.lexists(store.root):
             steps.append(Step("store", "%s: %s" % (store.root, contents(store)), lambda: self._remove(store.root)))
         return steps
@@ -162,6 +188,14 @@ class Place:
             return
         if os.path.isdir(self.state):
             fsync_folder(self.state)
+
+
+def _unlinking(path: str) -> Any:
+    def work() -> None:
+        os.unlink(path)
+        fsync_folder(os.path.dirname(path))
+
+    return work
 
 
 def _emptying(tree: str, own: List[str]) -> Any:

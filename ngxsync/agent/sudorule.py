@@ -1,10 +1,10 @@
-"""The one sudo rule of a login without root: it may start the gate as root, word for word that, and nothing else."""
+"""The one sudo rule of a login without root: it may start the gate as root, word for word that for each of its keys, and nothing else."""
 
 import os
 import re
 import shutil
 import subprocess
-from typing import Dict, List
+from typing import Collection, Dict, List, Optional
 
 from .answers import Failure
 
@@ -20,21 +20,29 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./+-]+\Z")
 _RULE = re.compile(r"(?m)^Cmnd_Alias NGXSYNC_(\d+) = .*\n(?:.*NGXSYNC_\1\b.*\n)*")
 
 
-def rule(user: str, uid: int, argv: List[str]) -> str:
-    """Three lines: the command, what of ssh's environment it sees, who may start it.
+def rule(user: str, uid: int, commands: List[List[str]]) -> str:
+    """Three lines: the commands, one for each key, what of ssh's environment they see, who may start them.
 
     Neither a terminal nor a second one in between is wanted: bytes go through as they are. Raises Failure.
     """
-    for word in argv:
+    for word in sum(commands, []):
         if not _PLAIN.match(word):
             hint = "another state_dir for this peer: letters, digits and _ . / + - alone"
             raise Failure("sudo", "no sudo rule can be sure to mean this path alone", where=word, next=hint)
     alias = "NGXSYNC_%d" % uid
     return (
-        "Cmnd_Alias %s = %s\n" % (alias, " ".join(argv))
+        _alias_line(alias, commands)
         + 'Defaults!%s env_keep += "SSH_ORIGINAL_COMMAND SSH_CONNECTION", !requiretty, !use_pty\n' % alias
         + "%s ALL = (root) NOPASSWD: %s\n" % (_SPECIAL.sub(r"\\\1", user), alias)
     )
+
+
+def _alias_line(alias: str, commands: List[List[str]]) -> str:
+    return "Cmnd_Alias %s = %s\n" % (alias, ", ".join(" ".join(argv) for argv in commands))
+
+
+def commands_in(rule_text: str) -> List[List[str]]:
+    return [argv.split() for argv in rule_text.split("\n")[0].partition(" = ")[2].split(",")] if rule_text else []
 
 
 def rules_in(text: str) -> Dict[int, str]:
@@ -50,15 +58,20 @@ def read() -> str:
 
 
 def with_rule(text: str, user: str, uid: int, argv: List[str]) -> str:
-    rules = dict(rules_in(text))
-    rules[uid] = rule(user, uid, argv)
+    """The last word of a command says whose it is: this one takes the place of the one that ended so, others stay."""
+    rules = rules_in(text)
+    others = [known for known in commands_in(rules.get(uid, "")) if known[-1] != argv[-1]]
+    rules[uid] = rule(user, uid, sorted(others + [argv]))
     return HEAD + "".join(rules[number] for number in sorted(rules))
 
 
-def without_rule(text: str, uid: int) -> str:
-    """ "" where no rule is left."""
+def without_rule(text: str, uid: int, keys: Optional[Collection[str]] = None) -> str:
+    """Of the user's commands those for these keys go, or all of them. "" where no rule is left."""
     rules = rules_in(text)
-    rules.pop(uid, None)
+    old = rules.pop(uid, "")
+    left = [argv for argv in commands_in(old) if keys is not None and argv[-1] not in keys]
+    if left:
+        rules[uid] = _alias_line("NGXSYNC_%d" % uid, left) + old.partition("\n")[2]
     return HEAD + "".join(rules[number] for number in sorted(rules)) if rules else ""
 
 
