@@ -113,7 +113,7 @@ def test_what_the_masters_rsync_says_passes(tmp_path: Path) -> None:
             env = {**os.environ, "SAID": str(tmp_path / "said"), "RSYNC_PROTECT_ARGS": "1"}
             subprocess.run(argv, input=names_input(["x"]), env=env, capture_output=True, check=False)
             said = (tmp_path / "said").read_bytes()
-            assert ask(said, STAGED) == Receive(RUN, tree, f"{tree}/.ngxsync/{RUN}/stage")
+            assert ask(said, STAGED) == Receive(RUN, tree, f"{tree}/.ngxsync/{RUN}/stage", 30)
 
 
 @pytest.mark.parametrize("staged", [None, {"run": "00000002-x", "stages": []}, {"run": RUN, "stages": []}])

@@ -6,24 +6,22 @@ The client's words reach no shell, no exec and no path. The policy is the key's 
 
 import json
 import os
-import signal
 import stat
 import sys
-from typing import Any, Dict, NoReturn, Optional
+from typing import Any, Dict, Optional
 
-from . import gatelog, staged
+from . import gatelog, receiver, staged
 from .answers import Failure, guarded
 from .gaterules import Call, Receive, Refusal, Refused, ask, checked
 from .main import answered_text, read_request
 from .policyfile import policy_path, read_policy
 from .store import Damaged, Store
 
-TRANSFER_S = 3600
 REFUSED = 77  # EX_NOPERM of sysexits.h
 MEND = "`ngxsync peer install NAME` on the master, where its configuration changed"
 # nothing of the receiver's is left to the client: no links, owners, modes, times, deletions; the stage is where it stands.
 # Capabilities: only what rsync 3.1 and later have alike.
-RSYNC = ["rsync", "--server", "-WIRe.f", "--timeout=30", "--no-implied-dirs", ".", "."]
+RSYNC = ["--server", "-WIRe.f", "--no-implied-dirs"]
 # a client may send variables (AcceptEnv): these come from sshd or sudo
 KEPT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "XDG_RUNTIME_DIR", "XDG_SESSION_ID", "SUDO_USER")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -40,7 +38,7 @@ def own_state_dir() -> str:
 
 
 def main(key: str) -> int:
-    """For the key of this fingerprint. The exit status: of the call, or 77 for a refusal. Does not return where rsync takes over."""
+    """For the key of this fingerprint. The exit status: of the call or the transfer, or 77 for a refusal."""
     command = os.environb.get(b"SSH_ORIGINAL_COMMAND")
     state = own_state_dir()
     log = gatelog.Log(
@@ -110,13 +108,15 @@ def places(stages: Dict[str, str], run: str) -> Dict[str, str]:
 
 
 def receive(decision: Receive, rsync: str, log: "gatelog.Log") -> int:
-    """Becomes rsync, standing in the stage. Returns only where that cannot be."""
+    """rsync's exit status, or that of a refusal; both stand in the stage, and can write nowhere else."""
     try:
         enter_stage(decision.tree, decision.folder)
         log.accepted("transfer %s into %s" % (decision.run, decision.folder))
-        become_rsync(rsync)
     except (OSError, ValueError) as error:
         return refuse(log, "the stage of run %s cannot be filled: %s" % (decision.run, error))
+    argv = [rsync] + RSYNC + ["--timeout=%d" % decision.timeout_s, ".", "."]
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": os.environ.get("HOME", "/")}
+    return receiver.receive(argv, environment, decision.timeout_s)
 
 
 def enter_stage(tree: str, folder: str) -> None:
@@ -130,9 +130,3 @@ def enter_stage(tree: str, folder: str) -> None:
             raise ValueError("it is not ngxsync's own")
         os.fchdir(fd)
         kernel.write_only_below(fd)
-
-
-def become_rsync(rsync: str) -> NoReturn:
-    """Whoever sends, and at whatever pace: as long as the master itself gives a transfer, and no longer."""
-    signal.alarm(TRANSFER_S)
-    os.execve(rsync, RSYNC, {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": os.environ.get("HOME", "/")})
