@@ -12,7 +12,7 @@ from ngxsync.core.excludes import narrow
 from ngxsync.core.guards import Hold
 from ngxsync.core.model import Change, Projection, Snapshot
 from ngxsync.core.plan import FIRST_CONTACT, parents
-from ngxsync.core.wording import listed, render_time
+from ngxsync.core.wording import listed, render_moment
 
 ROLLED_BACK = "rolled-back"
 TakenBack = dict[str, list[Entry | None]]
@@ -137,15 +137,15 @@ def still_here(accepted: Mapping[str, Any] | None, master: Manifest, covered: Ca
 
 
 def rolled_back_hold(
-    accepted: Mapping[str, Any] | None, master: Snapshot, covered: Callable[[str], bool], peer: str, *, now: float
+    accepted: Mapping[str, Any] | None, master: Snapshot, covered: Callable[[str], bool], peer: str
 ) -> Hold | None:
-    """Why an automatic run is held after a rollback, None where nothing of it would come back. `now` is the peer's clock."""
+    """Why an automatic run is held after a rollback, None where nothing of it would come back."""
     paths = still_here(accepted, master.manifest, covered)
     if accepted is None or not paths:
         return None
     to = f" to the snapshot of run {accepted['restores']}" if accepted.get("restores") else ""
     what = (
-        f"rolled back{to} by run {accepted['run']}, {render_time(float(accepted['at']), now)}, "
+        f"rolled back{to} by run {accepted['run']}, {render_moment(float(accepted['at']))}, "
         f"and this host still has what was taken back: {listed(paths)}"
     )
     mend = "mend it here" if len(paths) == 1 else f"mend these {len(paths)} paths here"

@@ -76,11 +76,17 @@ def human_duration(seconds: float) -> str:
     return f"{hours}h{minutes % 60:02d}m" if not days else f"{days}d{hours % 24}h"
 
 
+def render_moment(when: float, tz: tzinfo | None = None) -> str:
+    """Local time unless `tz` says otherwise. For what is recorded: it is read later, where no "ago" is true any more."""
+    return datetime.fromtimestamp(when, tz).strftime("%Y-%m-%d %H:%M:%S")
+
+
 def render_time(when: float, now: float, tz: tzinfo | None = None) -> str:
-    """Local time unless `tz` says otherwise, and how far from `now` that is."""
-    stamp = datetime.fromtimestamp(when, tz).strftime("%Y-%m-%d %H:%M:%S")
+    """The moment, and how far from `now` that is."""
     distance = human_duration(abs(now - when))
-    return f"{stamp} ({distance} ago)" if when <= now else f"{stamp} (in {distance})"
+    return (
+        f"{render_moment(when, tz)} ({distance} ago)" if when <= now else f"{render_moment(when, tz)} (in {distance})"
+    )
 
 
 def disk_message(path: PurePath, verb: str, error: OSError) -> Message:

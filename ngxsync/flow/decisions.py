@@ -49,7 +49,7 @@ def _rolled_back(compared: Comparison) -> list[Hold]:
     """From the peer's own record: a master without memory, or another one, knows it too."""
     master, peer = compared.snapshot, compared.peer.name
     covered = covered_by({"projection": master.projection.as_json()})
-    hold = rolled_back_hold(compared.accepted, master, covered, peer, now=compared.now)
+    hold = rolled_back_hold(compared.accepted, master, covered, peer)
     return [hold] if hold else []
 
 

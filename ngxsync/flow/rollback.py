@@ -26,7 +26,7 @@ from ngxsync.core.rollback import (
     still_here,
     whole_manifest,
 )
-from ngxsync.core.wording import listed, one_line, render_time
+from ngxsync.core.wording import listed, one_line, render_moment
 from ngxsync.flow import requests
 from ngxsync.flow.comparison import covered_by, replanned
 from ngxsync.flow.interfaces import Comparison, Options, Peer, Prepared, Validation
@@ -162,7 +162,7 @@ class RollbackRun(PeerRun):
         for target in self._targets(kept, compared.accepted or {}):
             found = self._back_at(target, compared)
             if found.plan or self.goal.run:
-                when = render_time(target.at, compared.now)
+                when = render_moment(target.at)
                 self.what = (
                     f"the snapshot of run {target.run}, accepted {when} from {one_line(target.written_by) or '?'}"
                 )
@@ -282,7 +282,7 @@ class RollbackRun(PeerRun):
         accepted = {**marks, "run": self.prepared.run, "at": compared.now}
         covered = covered_by({"projection": self.projection.as_json()})
         self.still_here = still_here(accepted, self.snapshot.manifest, covered)
-        self.hold = rolled_back_hold(accepted, self.snapshot, covered, self.name, now=compared.now)
+        self.hold = rolled_back_hold(accepted, self.snapshot, covered, self.name)
         # the files that an old configuration loads are not known here
         return {**marks, "reload": bool(compared.plan)}
 
