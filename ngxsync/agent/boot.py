@@ -13,19 +13,23 @@ import sys
 import tempfile
 from typing import Any, Dict, List
 
+WAIT_S = 60
 COMMAND = "ngxsync-agent"
 STANDARD_STATE = "/var/lib/ngxsync"  # only there is the host's own command linked: a trial or a test has none
 COMMAND_LINK = "/usr/local/sbin/" + COMMAND
 
 
 def read(count: int) -> bytes:
+    """Where nothing comes for WAIT_S this process ends by SIGALRM: a caller whose host has vanished never says so."""
     parts = []
     while count:
+        signal.alarm(WAIT_S)
         part = os.read(0, min(count, 65536))
         if not part:
             sys.exit("ngxsync: the agent's files did not arrive whole")
         parts.append(part)
         count -= len(part)
+    signal.alarm(0)
     return b"".join(parts)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Dict, Optional
 from . import gatelog, receiver, staged
 from .answers import Failure, guarded
 from .gaterules import Call, Receive, Refusal, Refused, ask, checked
-from .main import answered_text, read_request
+from .main import answered_text, read_request, say
 from .policyfile import policy_path, read_policy
 from .store import Damaged, Store
 
@@ -97,8 +97,7 @@ def call(verb: str, policy: Dict[str, Any], log: "gatelog.Log") -> int:
         answer["stages"] = places(answer["stages"], str(json.loads(text.decode("utf-8"))["run"]))
     if verb == "hello":
         answer["gate"] = True
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+    say(answer)
     return 0 if refusal is None else refuse(log, refusal)
 
 

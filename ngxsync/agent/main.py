@@ -17,8 +17,8 @@ from .store import Busy, Damaged, Store
 BY_HAND = ("status", "recover")
 READING = ("hello", "scan", "show", "facts", "history", "status")  # verbs that change nothing
 READING_S = 600  # longer than any caller waits for one of these
-WAIT_S = 75  # for a request to begin: the master keeps an interpreter warm for 60 s
-WHOLE_S = 600  # for all of it
+WAIT_S = 60  # for more of a request to come, or of an answer to go; the master keeps an interpreter warm for less
+CHUNK = 1 << 16
 LARGEST = 256 << 20  # bytes of a request: a manifest of a million entries
 
 Answer = Dict[str, Any]
@@ -70,25 +70,37 @@ def main(argv: List[str]) -> int:
         return inspection.by_hand(verb, lambda request: answered(verb, request), as_json)
     if verb in READING:
         signal.alarm(READING_S)  # a regex of a request may never end, and its caller is gone long before
-    # on a line of its own, whatever the login shell wrote before
-    sys.stdout.write("\n" + json.dumps(guarded(lambda: answered_text(verb, text))) + "\n")
-    sys.stdout.flush()
+    say(guarded(lambda: answered_text(verb, text)))
     return 0
 
 
 def read_request() -> bytes:
     """The one line of standard input; b"" where there is none, or a terminal.
 
-    Where none comes in time this process ends by SIGALRM: a caller whose host has vanished never says so.
+    Where nothing comes for WAIT_S this process ends by SIGALRM: a caller whose host has vanished never says so.
     """
     if sys.stdin is None or sys.stdin.isatty():
         return b""
-    signal.alarm(WAIT_S)
-    sys.stdin.buffer.peek(1)  # type: ignore[union-attr]
-    signal.alarm(WHOLE_S)
-    text = sys.stdin.buffer.readline(LARGEST + 1)
+    text = bytearray()
+    while len(text) <= LARGEST and not text.endswith(b"\n"):
+        signal.alarm(WAIT_S)
+        part = sys.stdin.buffer.peek(1)  # type: ignore[union-attr]
+        if not part:
+            break
+        text += sys.stdin.buffer.read(part.find(b"\n") + 1 or len(part))
     signal.alarm(0)
-    return text
+    return bytes(text)
+
+
+def say(answer: Answer) -> None:
+    """On a line of its own, whatever the login shell wrote before. A caller that takes nothing for WAIT_S is gone, as above."""
+    text = ("\n" + json.dumps(answer) + "\n").encode("ascii")
+    os.set_blocking(1, True)  # sshd may give one socket for input and output
+    for start in range(0, len(text), CHUNK):
+        signal.alarm(WAIT_S)
+        sys.stdout.buffer.write(text[start : start + CHUNK])
+        sys.stdout.buffer.flush()
+    signal.alarm(0)
 
 
 def answered_text(verb: str, text: bytes, check: Callable[[Answer], Answer] = as_it_is) -> Answer:

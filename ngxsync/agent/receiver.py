@@ -83,7 +83,10 @@ def _pass_on(writing: int, silence_s: float) -> bool:
             return False
         if writing in ready:
             raise BrokenPipeError
-        part = os.read(0, CHUNK)
+        try:
+            part = os.read(0, CHUNK)
+        except ConnectionResetError:  # sshd was killed, and had not read all that rsync said
+            return True
         if not part:
             return True
         while part:

@@ -28,7 +28,10 @@ sys.exit(main(sys.argv[1:]))
 
 # One line without quotes, backslashes or `!` that some shell would take for its own; byte by byte, since what follows
 # the first line belongs to the program that is started next.
-LOADER = "import os,json;exec(json.loads(b''.join(iter(lambda:os.read(0,1),bytes([10]))).decode()))".replace("'", '"')
+LOADER = (
+    "import os,json,signal;signal.alarm(60);"  # a caller whose host has vanished never says so
+    "exec(json.loads(b''.join(iter(lambda:os.read(0,1),bytes([10]))).decode()))"
+).replace("'", '"')
 
 AGENT = Path(__file__).parent.parent / "agent"
 

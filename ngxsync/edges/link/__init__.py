@@ -24,7 +24,7 @@ from ngxsync.edges.link.wire import CONNECTION_ERRORS, Channel, Outcome, Wire, c
 __all__ = ["Link", "LinkSettings"]
 
 CALLS_AT_ONCE = 5  # sshd allows 10 sessions on a connection (MaxSessions), and channels kept warm count
-WARM_S = 60.0
+WARM_S = 45.0  # the agent waits a little longer (agent/main.py)
 RECEIVER = "ngxsync_agent/receiver.py"
 FIRST_PYTHON = "/usr/bin/python3"
 PYTHONS = [FIRST_PYTHON, "python3", *(f"python3.{minor}" for minor in range(13, 5, -1)), "/usr/libexec/platform-python"]
