@@ -130,7 +130,10 @@ def is_public_key(begin: bytes) -> bool:
 CUT = "cut"
 CUT_STATE = "{name} has the old or the new state, nothing between; what was begun there goes on without us"
 WHY = {
-    "identity": ("the private key {identity} cannot be used", "make one: ssh-keygen -t ed25519 -N '' -f {identity}"),
+    "identity": (
+        "the private key {identity} cannot be used",
+        "`ngxsync peer install {name}` makes one where none is, and lets it in; or name another in `identity`",
+    ),
     "identity-public": ("{identity} is a public key", "name the private one in `identity`: the file without .pub"),
     "identity-open": ("others can read the private key {identity}", "chmod 600 {identity}"),
     "identity-locked": (

@@ -94,7 +94,10 @@ class Wire:
         )
         # fabric's default accepts any host key
         self._fabric.client.set_missing_host_key_policy(paramiko.RejectPolicy())
-        self._fabric.client.load_system_host_keys(str(settings.known_hosts))
+        try:
+            self._fabric.client.load_system_host_keys(str(settings.known_hosts))
+        except (ValueError, SSHException) as error:  # base64 that is no key
+            raise unreachable(settings, "known-hosts", tail(str(error))) from error
         self._fabric.open()
         self._fabric.transport.set_keepalive(settings.silence_s // 3)
 
@@ -215,7 +218,9 @@ def load_key(settings: LinkSettings) -> paramiko.PKey:
         return paramiko.PKey.from_path(settings.identity)
     except (paramiko.PasswordRequiredException, TypeError) as error:  # which one depends on the key's format
         raise unreachable(settings, "identity-locked") from error
-    except (OSError, ValueError, SSHException, paramiko.pkey.UnknownKeyType) as error:
+    except OSError as error:
+        raise unreachable(settings, "identity", error.strerror or tail(str(error))) from error
+    except (ValueError, SSHException, paramiko.pkey.UnknownKeyType) as error:
         raise unreachable(settings, "identity", tail(str(error))) from error
 
 
