@@ -464,13 +464,26 @@ def test_the_master_says_what_to_do(closed: Resident) -> None:
     assert (closed.sync().exit, served(pair.web2)) == (0, "next")
 
 
-@pytest.mark.parametrize("damage", ["missing", "open", "cut off", "no object", "a link"])
+NO_POLICY = ("missing", "open", "open folder", "a linked folder", "cut off", "no object", "a link", "of another key")
+
+
+@pytest.mark.parametrize("damage", [*NO_POLICY, "none named"])
 def test_without_a_policy_nothing_passes(pair: Pair, damage: str) -> None:
     close_door(pair)
     policy = pair.web2.path(policy_path(public_key(pair)))
     text = policy.read_text()
     if damage == "open":
         policy.chmod(0o666)
+    elif damage == "open folder":
+        policy.parent.chmod(0o775)
+    elif damage == "a linked folder":
+        policy.parent.rename(policy.parent.with_name("real"))
+        policy.parent.symlink_to("real")
+    elif damage == "of another key":
+        policy.rename(policy.with_name(f"{'0' * 64}.json"))
+    elif damage == "none named":
+        keys = pair.web2.path(KEYS)
+        keys.write_text(keys.read_text().replace(f" {policy.stem}", ""))
     elif damage in ("missing", "a link"):
         policy.rename(policy.with_name("real"))
         if damage == "a link":

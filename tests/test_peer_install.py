@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ngxsync.agent.manifest import PROTOCOL
 from tests.agent import STATE
-from tests.door import fingerprint, policy_path
+from tests.door import agent_call, fingerprint, policy_path
 from tests.hosts import wait_until
 from tests.pair import ROOT, Pair, manifest_of, snapshot_inodes
 from tests.terminal import Terminal
@@ -531,14 +532,126 @@ def test_a_user_without_any_keys_gets_a_folder_of_its_own(home: Pair) -> None:
 # a second master
 
 
-def second_master(pair: Pair) -> str:
-    """Another config.ini on web1 with a key of its own, as a second master would have."""
-    folder = pair.web1.path("/etc/ngxsync/second")
+SECOND_KEY = "/etc/ngxsync/second/id"
+SECOND = "/etc/ngxsync/second/config.ini"
+OTHER_TREE = "/srv/other"
+
+
+def second_master(pair: Pair, **changed: str) -> str:
+    """Another config.ini on web1 with a key of its own, as a second master would have; some words of it are others."""
+    folder = pair.web1.path(SECOND).parent
     folder.mkdir()
     text = pair.web1.path("/etc/ngxsync/config.ini").read_text()
-    text = text.replace(KEY, f"/etc/ngxsync/second/id\nstate_dir = {STATE}")
+    text = text.replace(KEY, f"{SECOND_KEY}\nstate_dir = {STATE}")
+    for old, new in changed.items():
+        text = text.replace(f"[{old}]\n", f"[{old}]\n{new}\n")
     (folder / "config.ini").write_text(f"{text}[ngxsync]\nstate_dir = /srv/second\n")
-    return "/etc/ngxsync/second/config.ini"
+    return SECOND
+
+
+def second_policy(pair: Pair) -> Path:
+    return Path(pair.web2.path(policy_path(public_key(pair, SECOND_KEY))))
+
+
+def scanned(pair: Pair, key: str, tree: str, user: str = "root") -> str:
+    """What the gate says to this key's scan of one tree: its refusal, or ""."""
+    projection = {"trees": [{"path": tree, "exclude": []}], "owners": True}
+    asked = {"protocol": PROTOCOL, "state_dir": STATE, "projection": projection}
+    words = ["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", "-i", key]
+    argv = ["ssh", *words, f"{user}@192.0.2.2", agent_call("scan")]
+    done = pair.web1.run(argv, input=json.dumps(asked) + "\n", check=False)
+    assert json.loads(done.stdout)["ok"] is (done.returncode == 0), done.stdout
+    return done.stderr if done.returncode else ""
+
+
+def test_two_masters_are_each_held_to_their_own_trees(door: Pair) -> None:
+    """Whichever is installed last, and whichever goes."""
+    door.web2.path(OTHER_TREE).mkdir()
+    config = second_master(door, sync=f"trees = {OTHER_TREE}", nginx="rehearse = live")
+    install(door, "--yes")
+    first = policy(door).read_bytes()
+    told = install(door, "--yes", "--config", config)
+    assert f"done      policy    {STATE}/agent/doors: it lets the key work on {OTHER_TREE}\n" in told.stdout
+    assert policy(door).read_bytes() == first
+    second = json.loads(second_policy(door).read_text())
+    assert (second["trees"], second["nginx"]["rehearse"]) == ([OTHER_TREE], "live")
+    for _ in range(2):
+        assert (scanned(door, KEY, ROOT), scanned(door, SECOND_KEY, OTHER_TREE)) == ("", "")
+        assert "not the trees of this peer" in scanned(door, KEY, OTHER_TREE)
+        assert "not the trees of this peer" in scanned(door, SECOND_KEY, ROOT)
+        assert install(door, "--yes").stdout.count("to do") == 0
+    assert door.ngxsync("sync").returncode == 0
+
+    for tree in (ROOT, OTHER_TREE):
+        door.web2.path(f"{tree}/.ngxsync/00000009-left").mkdir(parents=True)
+    gone = second_policy(door)
+    done = remove(door, "--yes", "--purge", "--config", config)
+    assert f"done      policy    {STATE}/agent/doors/" in done.stdout
+    assert f"done      stages    {OTHER_TREE}/.ngxsync\n" in done.stdout
+    stays = f"{STATE} and what belongs to it stays: ngxsync of web1 still comes in by it, also with --purge"
+    assert f"as it is  kept      {stays}\n" in done.stdout
+    assert not gone.exists()
+    assert not door.web2.path(f"{OTHER_TREE}/.ngxsync").exists()
+    assert door.web2.path(f"{ROOT}/.ngxsync/00000009-left").exists()
+    assert policy(door).read_bytes() == first
+    assert scanned(door, KEY, ROOT) == ""
+    assert door.ngxsync("sync").returncode == 0
+    assert (
+        "Permission denied"
+        in door.web1.run(
+            ["ssh", "-F", "none", "-o", "BatchMode=yes", "-i", SECOND_KEY, "root@192.0.2.2"], check=False
+        ).stderr
+    )
+
+
+def test_a_tree_that_both_may_fill_keeps_its_stages_while_one_stays(door: Pair) -> None:
+    config = second_master(door)
+    install(door, "--yes")
+    install(door, "--yes", "--config", config)
+    door.web2.path(f"{ROOT}/.ngxsync/00000009-left").mkdir(parents=True)
+    remove(door, "--yes", "--purge")
+    assert door.web2.path(f"{ROOT}/.ngxsync/00000009-left").exists()
+    assert scanned(door, SECOND_KEY, ROOT) == ""
+    done = remove(door, "--yes", "--purge", "--config", config)
+    assert f"done      stages    {ROOT}/.ngxsync\n" in done.stdout
+    assert not any(door.web2.path(STATE).iterdir())
+
+
+def test_two_masters_of_a_user_without_root_have_one_rule_each(deploy: Pair) -> None:
+    rules = deploy.web2.path("/etc/sudoers.d/ngxsync")
+    deploy.web2.path(OTHER_TREE).mkdir()
+    config = second_master(deploy, sync=f"trees = {OTHER_TREE}")
+    install(deploy, "--yes", "--as", "root")
+    first = rules.read_text()
+    install(deploy, "--yes", "--as", "root", "--config", config)
+    for key, own, other in ((KEY, ROOT, OTHER_TREE), (SECOND_KEY, OTHER_TREE, ROOT)):
+        assert scanned(deploy, key, own, "deploy") == ""
+        assert "not the trees of this peer" in scanned(deploy, key, other, "deploy")
+        assert fingerprint(public_key(deploy, key)) in rules.read_text()
+    told = remove(deploy, "--yes", "--as", "root", "--config", config).stdout
+    assert "/etc/sudoers.d/ngxsync: what lets deploy start the gate for this key" in told
+    assert rules.read_text() == first
+    assert scanned(deploy, KEY, ROOT, "deploy") == ""
+    remove(deploy, "--yes", "--as", "root")
+    assert not rules.exists()
+
+
+def test_a_lost_key_takes_its_policy_along_and_no_others(door: Pair) -> None:
+    """Also where the removal was cut after the line went: the policy says whose it is."""
+    config = second_master(door)
+    install(door, "--yes")
+    install(door, "--yes", "--config", config)
+    other, own = second_policy(door), policy(door)
+    other.write_text(other.read_text().replace("ngxsync of web1", "ngxsync of lb2"))
+    file = door.web2.path(KEYS)
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines[:-2], lines[-1].replace("ngxsync of web1", "ngxsync of lb2")]))
+    door.web1.path(KEY).unlink()
+    done = remove(door, "--yes")
+    assert f"done      policy    {STATE}/agent/doors/{own.name}\n" in done.stdout
+    assert "ngxsync of lb2 still comes in by it\n" in done.stdout
+    assert (own.exists(), other.exists()) == (False, True)
+    assert scanned(door, SECOND_KEY, ROOT) == ""
 
 
 def test_two_masters_side_by_side_and_one_goes(door: Pair) -> None:

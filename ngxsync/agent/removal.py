@@ -132,7 +132,8 @@ class Place:
         after = sudorule.without_rule(text, uid, self.own if others else None)
         if after == text and not os.path.lexists(sudorule.UNFINISHED):
             return []
-        told = sudorule.PATH if not after else "%s: the rule of %s" % (sudorule.PATH, self.account.pw_name)
+        whole = "%s: the rule of %s" if not others else "%s: what lets %s start the gate for this key"
+        told = whole % (sudorule.PATH, self.account.pw_name) if after else sudorule.PATH
         return [Step("sudo", told, lambda: sudorule.write(after))]
 
     def unit_steps(self) -> List[Step]:
