@@ -28,6 +28,8 @@ from .store import RUN_NAME, Store
 from .sweep import keep_of
 
 KINDS = ("sync", "rollback")
+LATEST_NS = 10**9 << 63  # of a time on any file system
+NOBODY = 2**32 - 1  # as an id it means "leave it"
 Accepted = Optional[Dict[str, Any]]
 
 
@@ -93,9 +95,18 @@ def _check_shape(request: Any) -> None:
 
 
 def _is_possible(entry: Entry) -> bool:
+    """What no file system can hold would fail half-way; what is recorded here must pass each master's own table too."""
+    if b"\0" in os.fsencode(entry.owner + entry.group + entry.content):
+        return False
+    if any(isinstance(number, bool) for number in (entry.mode, entry.mtime_ns, entry.size)):
+        return False
+    if not 0 <= entry.size < 1 << 63 or abs(entry.mtime_ns) >= LATEST_NS:
+        return False
+    if any(name.startswith("#") and not 0 <= int(name[1:]) < NOBODY for name in (entry.owner, entry.group)):
+        return False
     if entry.kind == FILE:
         return re.match(r"[0-9a-f]{64}\Z", entry.content) is not None
-    return (entry.content == "") if entry.kind == DIR else bool(entry.content) and "\0" not in entry.content
+    return (entry.content == "") if entry.kind == DIR else bool(entry.content)
 
 
 def planned_manifest(request: Dict[str, Any], base: Manifest) -> Manifest:
@@ -166,6 +177,13 @@ def raise_if_unknown_owner(exchange: Exchange) -> None:
     if missing:
         what = "%s has no %s" % (os.uname().nodename, ", no ".join(sorted(missing)))
         raise Failure("missing-user", what, next="create it there, or exclude what it owns")
+
+
+def claims_equal(request: Dict[str, Any], items: List[Item]) -> bool:
+    """Where a record is taken over, not by its generation but since the trees are equal, its items tell times at most."""
+    is_taken_over = request.get("adopt") or request.get("first_contact")
+    only_times = all(is_same(entry_of(item.before), entry_of(item.after)) for item in items)
+    return not items or bool(is_taken_over and only_times)
 
 
 def raise_if_not_equal(request: Dict[str, Any], store: Store, planned: Manifest) -> None:

@@ -21,6 +21,7 @@ from .recovery import IDLE_S, broken, not_restored, reload_old, undo
 from .rehearsal import rehearse, timeout_s
 from .request import (
     Accepted,
+    claims_equal,
     make_items,
     planned_manifest,
     raise_if_adopts_more,
@@ -67,7 +68,7 @@ class Transaction:
         names = Names(self.projection["owners"])
         items = make_items(self.request["changes"], self.trees, names)
         self.expected_bytes = self._timed("room", lambda: raise_if_full(self.store, self.keep, items))
-        if not items:
+        if claims_equal(self.request, items):
             raise_if_not_equal(self.request, self.store, self.planned)
         with Exchange(self.request["run"], items, names, Ids()) as exchange:
             if items:
