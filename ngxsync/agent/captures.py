@@ -27,8 +27,8 @@ def keep_before(store: Store, exchange: Exchange) -> None:
     """Durable when this returns. Raises PeerChanged where a file is not what the plan says, OSError (no room)."""
     items = replaced_files(exchange)
     for item in items:
-        expected = (item.before or [])[6]
-        if not store.has_blob(expected):
+        size, expected = (item.before or [])[5:7]
+        if not store.has_blob(expected, size):
             try:
                 with exchange.live(item) as (folder, name):
                     kept = store.keep_blob(name, folder)

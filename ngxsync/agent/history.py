@@ -108,7 +108,7 @@ def _change(store: Store, path: str, before: Any, after: Any, kept: Any) -> List
         return [path, before, after, before is not None]
     sha256 = kept or before[6]
     size = before[5]
-    has_blob = store.has_blob(sha256)
+    has_blob = store.has_blob(sha256, size if sha256 == before[6] else None)
     if has_blob and sha256 != before[6]:
         size = os.stat(store.blob(sha256)).st_size
     is_still_there = after is not None and after[6] == sha256

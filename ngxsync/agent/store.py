@@ -191,8 +191,12 @@ class Store:
             raise ValueError("not a sha256: %r" % sha256)
         return self.path("blobs", sha256[:2], sha256)
 
-    def has_blob(self, sha256: str) -> bool:
-        return os.path.exists(self.blob(sha256))
+    def has_blob(self, sha256: str, size: Optional[int] = None) -> bool:
+        """Of this size, where it is told: after a power cut a name may be there whose bytes never came to the disk."""
+        try:
+            return size in (None, os.stat(self.blob(sha256)).st_size)
+        except FileNotFoundError:
+            return False
 
     def keep_blob(self, source: str, dir_fd: int) -> str:
         """Copy a file's bytes into the store, named by what was copied: its sha256. `sync_blobs` makes it durable.
