@@ -7,6 +7,7 @@ so an undo that was itself interrupted is done again without harm.
 
 import errno
 import os
+import stat
 from typing import Any, Callable, List, Optional
 
 from . import renames
@@ -128,13 +129,14 @@ class Undo:
 
     def _rmdir(self, item: Item, folder: int, name: str) -> None:
         """Its like lies ready in our folder, so that this needs no room and a crash leaves no half of it."""
-        if renames.inode(name, folder):
-            return
         prep, fresh = self.exchange.prep(item), str(item.number)
-        if not self._inode(item):  # a journal of a release that made none
-            os.mkdir(fresh, 0o700, dir_fd=prep)
-        self.exchange.set_entry_attributes(fresh, prep, self.exchange.entry(item.before), item.xattrs)
-        renames.create(prep, fresh, folder, name)
+        if not _is_folder(name, folder):
+            if not self._inode(item):  # a journal of a release that made none
+                os.mkdir(fresh, 0o700, dir_fd=prep)
+            self.exchange.set_entry_attributes(fresh, prep, self.exchange.entry(item.before), item.xattrs)
+            self._bring_back(item, folder, name)
+        if self._inode(item) and not _is_folder(fresh, prep):
+            self._note_edit(item)  # what somebody put in its place
 
     def _attributes(self, item: Item, folder: int, name: str) -> None:
         before, after = self.exchange.entry(item.before), self.exchange.entry(item.after)
@@ -164,3 +166,10 @@ class Undo:
         except Unstable:
             info: Any = os.stat(name, dir_fd=prep, follow_symlinks=False)
             return Entry("file", info.st_mode & 0o7777, "", "", info.st_mtime_ns, info.st_size, "still written to")
+
+
+def _is_folder(name: str, folder: int) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
