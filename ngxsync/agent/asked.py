@@ -112,6 +112,16 @@ def _nginx(value: Any) -> bool:
     return all(isinstance(value[name], str) and "\0" not in value[name] for name in names) and all(map(_seconds, times))
 
 
+def _keep(value: Any) -> bool:
+    """Null is without a limit; the least is one run, one byte."""
+    if value is None:
+        return True
+    asked = [value[name] for name in ("runs", "size", "for_s")]
+    return (
+        all(not isinstance(each, bool) and math.isfinite(each) and each > 0 for each in asked) and min(asked[:2]) >= 1
+    )
+
+
 FIELDS: Dict[str, Callable[[Any], bool]] = {
     "state_dir": _is_path,
     "run": _run,
@@ -121,6 +131,7 @@ FIELDS: Dict[str, Callable[[Any], bool]] = {
     "restore": lambda value: _by_path(value) and all(isinstance(item, str) for item in value.values()),
     "changes": _changes,
     "delta": _by_path,
+    "taken_back": _by_path,
     "id": _text,
     "base": lambda value: value in ("accepted", "none"),
     "projection": _projection,
@@ -131,4 +142,5 @@ FIELDS: Dict[str, Callable[[Any], bool]] = {
     "written_by": _text,
     "generation": lambda value: value is None or isinstance(value, str),
     "wait_s": _seconds,
+    "keep": _keep,
 }

@@ -1,0 +1,194 @@
+"""Corners of the transaction and its store that a hostile reading found: each of these lost, hid or misnamed something once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any
+
+import pytest
+
+from ngxsync.agent.manifest import snapshot_id, to_json
+from tests.agent import STATE, Agent, File, agent_argv
+from tests.hosts import Host
+from tests.pair import ROOT, Pair, manifest_of
+
+PAGE = "html/index.html"
+
+
+@pytest.fixture
+def agent(pair: Pair) -> Agent:
+    """web2's, which has accepted a page and a folder with a page."""
+    agent = Agent(pair.web2)
+    applied(agent, {PAGE: File("one\n"), "html/folder": "dir", "html/folder/page": File("in a folder\n")})
+    return agent
+
+
+def applied(agent: Agent, wanted: dict[str, Any]) -> dict[str, Any]:
+    answer = agent.transact(agent.plan(wanted))
+    assert answer["outcome"] == "applied", answer
+    return answer
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def blob(host: Host, text: str) -> str:
+    return f"{STATE}/peer/blobs/{sha256(text)[:2]}/{sha256(text)}"
+
+
+def killed(agent: Agent, request: dict[str, Any], call: str, number: int = 1) -> None:
+    """At this system call, with its journal open."""
+    kill = f"inject={call}:signal=KILL:when={number}"
+    argv = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", kill, "--", *agent_argv("transact")]
+    agent.host.run(argv, input=json.dumps(request), check=False, timeout=100)
+    assert agent.host.path(f"{STATE}/peer/journal").exists()
+
+
+def test_times_alone_adopt_no_tree_that_was_changed_since(agent: Agent) -> None:
+    """Two masters: what the other one put there between the comparison and the transaction is not this one's to record."""
+    other = Agent(agent.host)
+    other.number = 500
+    page = agent.live()[f"{ROOT}/{PAGE}"]
+    adopting = {**other.plan({PAGE: page._replace(mtime_ns=page.mtime_ns + 10**9)}), "adopt": True}
+    assert len(adopting["changes"]) == 1
+    applied(agent, {"html/folder/page": File("by the other master, since\n")})
+    before = agent.scan()["accepted"]
+
+    answer = other.transact(adopting)
+
+    assert answer.get("code") == "peer-changed", answer
+    assert agent.scan()["accepted"] == before
+
+
+def test_a_first_contact_of_equal_trees_is_none_where_they_changed_since(agent: Agent) -> None:
+    stranger = Agent(agent.host)
+    stranger.number = 500
+    page = agent.live()[f"{ROOT}/{PAGE}"]
+    request = stranger.plan({PAGE: page._replace(mtime_ns=page.mtime_ns + 10**9)})
+    applied(agent, {"html/folder/page": File("by the other master, since\n")})
+    assert (request["first_contact"], request["generation"]) == (True, None)
+    before = agent.scan()["accepted"]
+
+    answer = stranger.transact(request)
+
+    assert answer.get("code") == "peer-changed", answer
+    assert agent.scan()["accepted"] == before
+
+
+@pytest.mark.parametrize("torn", ["", "on"])
+def test_an_old_content_that_a_power_cut_tore_in_the_store_is_kept_anew(agent: Agent, torn: str) -> None:
+    """Its name was on disk before its bytes: the next run must not take the name for the content."""
+    store = agent.host.path(blob(agent.host, "one\n"))
+    store.parent.mkdir(parents=True, exist_ok=True)
+    store.write_text(torn)
+
+    applied(agent, {PAGE: File("two\n")})
+
+    assert store.read_text() == "one\n"
+    stage = agent.call("stage", run="000900-test", trees=[ROOT], restore={f"{ROOT}/{PAGE}": sha256("one\n")})
+    assert stage["missing"] == [], stage
+
+
+def test_the_same_run_asked_again_after_a_crash_is_not_done_twice(agent: Agent) -> None:
+    """It was accepted, its answer not yet kept: asked again it is that answer, not a run of a master that came too late."""
+    request = agent.plan({PAGE: File("two\n")})
+    killed(agent, request, "unlink")
+    accepted = agent.scan()["accepted"]
+    assert accepted["run"] == request["run"]
+    agent.host.path(f"{STATE}/peer/runs/{request['run']}.json").unlink(missing_ok=True)
+
+    answer = agent.transact(request)
+
+    assert (answer["outcome"], answer.get("generation")) == ("applied", accepted["generation"]), answer
+    assert agent.call("show", run=request["run"])["answer"]["generation"] == accepted["generation"]
+    assert agent.call("history", run=request["run"], manifest=True)["ok"]
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_what_somebody_put_where_a_folder_comes_back_is_kept_and_the_folder_comes_back(agent: Agent, what: str) -> None:
+    before = manifest_of(agent.host)
+    killed(agent, agent.plan({"html/folder": None}), "kill")
+    folder = agent.host.path(f"{ROOT}/html/folder")
+    assert not folder.exists()
+    if what == "file":
+        folder.write_text("somebody's file\n")
+    else:
+        folder.symlink_to("index.html")
+
+    answer = agent.call("recover")
+
+    assert (answer["ok"], answer["result"]) == (True, "undone"), answer
+    assert manifest_of(agent.host) == before
+    assert answer["edited"] == [str(f"{ROOT}/html/folder")]
+    ((path, entry, is_kept),) = agent.call("history", run=answer["recovered"])["edits"]
+    assert (path, entry[0], is_kept) == (f"{ROOT}/html/folder", what, True)
+    assert entry[6] == ("index.html" if what == "link" else sha256("somebody's file\n"))
+    assert os.listdir(agent.host.path(f"{ROOT}/.ngxsync")) == []
+
+
+KEEP = {"runs": 1, "for_s": 1.0, "size": 1 << 30}
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [{**KEEP, "runs": 1e999}, {**KEEP, "size": 1e999}, {**KEEP, "for_s": float("nan")}, {**KEEP, "runs": 0}, [], "all"],
+)
+def test_a_keep_that_makes_no_sense_is_refused_before_anything_is_done(agent: Agent, keep: Any) -> None:
+    request = agent.plan({PAGE: File("two\n")})
+    assert agent.call("transact", **{**request, "keep": keep}).get("code") == "agent"
+    killed(agent, request, "kill")
+
+    answer = agent.call("recover", keep=keep)
+
+    assert (answer["ok"], answer["code"]) == (False, "agent"), answer
+    assert agent.host.path(f"{STATE}/peer/journal").exists()
+
+
+ODD = [
+    {"mtime_ns": 10**40},
+    {"mtime_ns": -(10**40)},
+    {"owner": "#x"},
+    {"owner": "#99999999999999"},
+    {"owner": "a\0b"},
+    {"group": "#-5"},
+    {"owner": "\ud800"},
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=[f"{name}-{n}" for n, each in enumerate(ODD) for name in each])
+def test_an_entry_that_no_file_can_have_is_refused_before_anything_is_done(agent: Agent, odd: dict[str, Any]) -> None:
+    live = agent.live()
+    path = f"{ROOT}/{PAGE}"
+    before, workers = manifest_of(agent.host), agent.host.nginx_workers()
+    planned = {**live, path: live[path]._replace(mode=0o600, **odd)}
+    request = {
+        **agent.plan({}),
+        "changes": [{"path": path, "before": list(live[path]), "after": list(planned[path])}],
+        "delta": to_json(planned),
+        "id": snapshot_id(planned, agent.projection),
+    }
+
+    answer = agent.call("transact", **request)
+
+    assert (answer["ok"], answer["code"]) == (False, "agent"), answer
+    assert (manifest_of(agent.host), agent.host.nginx_workers()) == (before, workers)
+    assert not agent.host.path(f"{STATE}/peer/journal").exists()
+
+
+def test_a_run_that_ends_just_when_it_is_asked_for_is_not_unknown(agent: Agent) -> None:
+    """Else its master forgets that it was its own, and is held for ever by what it wrote itself."""
+    request = agent.plan({PAGE: File("two\n")})
+    slow = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e", "inject=flock:delay_enter=4000000"]
+    asking = agent.host.popen([*slow, "--", *agent_argv("show")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert asking.stdin is not None and asking.stdout is not None
+    asking.stdin.write(json.dumps(agent.request(run=request["run"])).encode())
+    asking.stdin.close()
+    assert agent.transact(request)["outcome"] == "applied"
+
+    shown = json.loads(asking.stdout.read().splitlines()[-1])
+
+    asking.wait()
+    assert (shown["state"], (shown["answer"] or {}).get("generation")) == ("done", agent.generation)
