@@ -602,6 +602,19 @@ def test_rsync_by_the_key_reaches_no_other_place(pair: Pair) -> None:
     assert not pair.web1.path("/srv/got").exists()
 
 
+def test_the_stage_of_another_keys_run_takes_nothing(pair: Pair) -> None:
+    """Two masters, two trees: the one's key fills no stage that the other has opened in its own."""
+    close_door(pair)
+    place = opened(pair)
+    write_policy(pair.web2, public_key(pair), trees=["/srv/other"])
+    pair.web1.path("/srv/evil").mkdir()
+    pair.web1.path("/srv/evil/evil").write_text("evil")
+    before = everything(pair.web2)
+    done = steal(pair, place, "-RWIr")
+    assert "ngxsync: refused: run 00000001-mallory has no stage in a tree of this key" in done.stderr
+    raise_if_not_refused(pair, before, "no stage in a tree of this key")
+
+
 def test_the_stage_of_a_run_that_ended_takes_nothing(closed: Resident) -> None:
     pair = closed.pair
     write_tree(pair.web1, ROOT, site("one"))

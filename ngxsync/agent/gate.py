@@ -55,6 +55,8 @@ def main(key: str) -> int:
         return refuse(log, decision.why)
     if isinstance(decision, Call):
         return call(decision.verb, policy, log)
+    if decision.tree not in policy["trees"]:  # another key's master has opened it
+        return refuse(log, "run %s has no stage in a tree of this key" % decision.run)
     return receive(decision, policy["rsync"], log)
 
 
