@@ -117,17 +117,22 @@ def make_stage(request: Answer) -> Answer:
                 _make_tree(tree)
                 make_run_folder(tree, tree, run, [STAGE])
             staged.register(store, run, stages, by)
-            missing = _restore(store, stages, request["restore"]) if "restore" in request else []
+            missing = _restore(store, run, stages, request["restore"]) if "restore" in request else []
     except (Busy, Damaged, journal.Damaged, OSError) as error:
         raise failure_of(error, store)
     return {"ok": True, "stages": stages, "missing": missing}
 
 
-def _restore(store: Store, stages: Dict[str, str], wanted: Dict[str, str]) -> List[str]:
-    """A rollback's: no sync imports it."""
+def _restore(store: Store, run: str, stages: Dict[str, str], wanted: Dict[str, str]) -> List[str]:
+    """A rollback's: no sync imports it. What found no room takes none."""
     from .restore import restore
 
-    return restore(store, stages, wanted)
+    try:
+        return restore(store, stages, wanted)
+    except OSError:
+        for tree in stages:
+            remove_run_folder(tree, run)
+        raise
 
 
 def _settle_earlier(store: Store) -> None:

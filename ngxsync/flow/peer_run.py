@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ngxsync.core import model
 from ngxsync.core.config import Config
-from ngxsync.core.errors import AgentFailed, Held, Locked, Message, NgxsyncError, PeerUnreachable
+from ngxsync.core.errors import AgentFailed, Held, Locked, Message, NgxsyncError, PeerUnreachable, TransferFailed
 from ngxsync.core.excludes import make_projection
 from ngxsync.core.guards import Hold
 from ngxsync.core.memory import Quarantined
@@ -199,7 +199,13 @@ class PeerRun:
         }
         with self.timed("stage"):
             stages: dict[str, str] = self._call("stage", request, ASK_S)["stages"]
-            self.send(names, stages)
+            try:
+                self.send(names, stages)
+            except TransferFailed as error:
+                if error.code == "no-room":  # nginx there has logs to write; asked for anew, a stage is empty
+                    with suppress(NgxsyncError):
+                        self._call("stage", request, ASK_S)
+                raise
 
     def send(self, names: Collection[str], stages: Mapping[str, str]) -> None:
         """These files of this host, into the stages of their trees."""
