@@ -572,6 +572,7 @@ def test_two_masters_are_each_held_to_their_own_trees(door: Pair) -> None:
     first = policy(door).read_bytes()
     told = install(door, "--yes", "--config", config)
     assert f"done      policy    {STATE}/agent/doors: it lets the key work on {OTHER_TREE}\n" in told.stdout
+    assert f"as it is  others    ngxsync of web1 works on {ROOT} here, by a key of its own: " in told.stdout
     assert policy(door).read_bytes() == first
     second = json.loads(second_policy(door).read_text())
     assert (second["trees"], second["nginx"]["rehearse"]) == ([OTHER_TREE], "live")

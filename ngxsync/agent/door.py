@@ -17,7 +17,7 @@ from .answers import Failure
 from .authorizedkeys import is_restricted, keys_in, with_key, without_key
 from .keyfile import SBIN, KeyFile, account_of, key_files
 from .manifest import is_clean
-from .policyfile import FOLDER, fingerprint, policy_path
+from .policyfile import FOLDER, all_policies, fingerprint, policy_path
 from .store import encoded, fsync_folder, write_durably
 
 Answer = Dict[str, Any]
@@ -68,7 +68,9 @@ def install(request: Answer) -> Answer:
         raise Failure("rsync", "there is no rsync on this host", next="install rsync there")
     _raise_if_others_write(door)
     policy = dict(request["policy"], schema=1, comment=request["comment"], rsync=os.path.abspath(rsync))
-    steps = _agent_steps(door, request) + [_policy_step(door, policy), _unit_step(door)]
+    steps = (
+        _agent_steps(door, request) + [_policy_step(door, policy)] + _neighbour_steps(door, policy) + [_unit_step(door)]
+    )
     steps += [_sudo_step(door)] if door.by_sudo else []
     steps += _key_steps(door, request["comment"]) + _label_steps(door)
     return carried_out(steps, bool(request.get("dry_run")))
@@ -151,6 +153,14 @@ def _policy_step(door: Door, policy: Answer) -> Step:
         write_durably(path, text)
 
     return Step("policy", told, None if _has(path, text, 0o600) else work)
+
+
+def _neighbour_steps(door: Door, policy: Answer) -> List[Step]:
+    """Who else keeps one accepted record here with other trees: nothing is lost, and somebody has to know."""
+    told = "%s works on %s here, by a key of its own: whichever ran last holds the other's next run (generation)"
+    others = [known for name, known in all_policies(door.state).items() if known and name != door.fingerprint]
+    strange = [known for known in others if sorted(known["trees"]) != sorted(policy["trees"])]
+    return [Step("others", told % (known["comment"], ", ".join(known["trees"])), None) for known in strange]
 
 
 def _has(path: str, text: bytes, mode: int) -> bool:

@@ -87,9 +87,10 @@ def install(names: tuple[str, ...], config: Path, as_json: bool, **options: Any)
 )
 @access_options
 def remove(name: str, purge: bool, config: Path, as_json: bool, **options: Any) -> int:
-    """Take from a peer the key's line, the sudo rule, the agent and its unit. Trees, nginx and other keys stay as they are.
+    """Take from a peer the key's line, its policy, the sudo rule, the agent and its unit.
 
-    It logs in by your own ssh, shows what it would remove, and asks. config.ini keeps its [peer NAME].
+    Trees, nginx and other keys stay as they are, and what another master's key needs stays too. It logs in by your own
+    ssh, shows what it would remove, and asks. config.ini keeps its [peer NAME].
     """
     from ngxsync.cli import doors
 
