@@ -65,6 +65,14 @@ def test_what_an_open_run_began_ends_by_one_verb_only() -> None:
     assert (done.returncode, done.stderr) == (2, "usage: ngxsync-agent status | recover [--json]\n")
 
 
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_its_help_ends_with_an_example_and_the_exit_statuses(option: str) -> None:
+    done = subprocess.run(agent_argv(option), capture_output=True, text=True, check=False, input="")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\nExample:\n  ngxsync-agent " in done.stdout
+    assert "\nExit statuses:\n  0  " in done.stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
 def test_a_transaction_outlives_the_connection(agent: Agent, number: int) -> None:
     """The process that sshd started dies in the middle; nobody is left to tell."""

@@ -134,12 +134,17 @@ def agent(pair: Pair) -> Agent:
 
 
 def night(host: Host) -> dict[str, Any]:
-    """`ngxsync-agent status --json`; what the text begins with is its "word"."""
+    """`ngxsync-agent status --json`, found to say what the text says."""
     if not host.path(f"{STATE}/agent/current").exists():
         installed(host, "c" * 64)
-    answer = json.loads(host.run([*COMMAND, "status", "--json"]).stdout)
-    text = host.run([*COMMAND, "status"]).stdout
-    return {**answer, "word": re.findall(r"^\w+ as a peer of ngxsync: (\S+)\n", text)[0], "text": text}
+
+    def look() -> dict[str, Any]:
+        answer = json.loads(host.run([*COMMAND, "status", "--json"]).stdout)
+        text = host.run([*COMMAND, "status"]).stdout
+        is_same = f" as a peer of ngxsync: {answer['word']}\n" in text and text.endswith(f"\nnext: {answer['next']}\n")
+        return {**answer, "text": text} if is_same else {}
+
+    return wait_until(look, "both say the same, since nothing changed between them")
 
 
 def test_nothing_is_wrong(agent: Agent) -> None:

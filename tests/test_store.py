@@ -303,7 +303,7 @@ def test_a_run_that_cannot_be_recorded_is_put_back_and_says_so(agent: Agent) -> 
     answer = agent.transact(request)
     assert (answer["outcome"], answer["code"]) == ("failed", "disk"), answer
     assert answer["message"]["state"] == "its old files are back"
-    assert answer["message"]["next"] == "see the space, rights and health of this host's file systems"
+    assert answer["message"]["next"] == "see the space, rights and health of the file systems of web2"
     assert manifest_of(agent.host) == before
     in_the_way.rmdir()
     applied(agent, {"html/index.html": "new\n"})

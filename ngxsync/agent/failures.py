@@ -34,7 +34,7 @@ def failure_of(error: Exception, store: Store, is_open: Optional[bool] = None) -
         return Failure("disk", "a record of ngxsync cannot be read", where=str(error), state=state, next=hint)
     assert isinstance(error, OSError)
     what = "%s: %s" % (error.filename or store.root, error.strerror or error)
-    hint = "see the space, rights and health of this host's file systems" + more
+    hint = "see the space, rights and health of the file systems of %s" % os.uname().nodename + more
     return Failure("disk", what, state=state, next=hint)
 
 

@@ -39,7 +39,8 @@ def history(request: Answer) -> Answer:
 
 
 def _unknown(run: str) -> Failure:
-    return Failure("unknown-run", "nothing of run %s is kept here" % run, next="`ngxsync history` lists the runs")
+    what = "%s keeps nothing of run %s" % (os.uname().nodename, run)
+    return Failure("unknown-run", what, next="`ngxsync history` lists the runs")
 
 
 def _runs(store: Store) -> List[str]:

@@ -14,13 +14,30 @@ from .manifest import Entry, is_clean, tree_of
 from .nginx import NGINX_ERRORS, find_nginx
 from .paths import Anchor
 from .scan import Names, Unstable, entry_at
+from .statuslines import judge, status_lines
 from .statuslines import shown as plain
-from .statuslines import status_lines
 from .store import Busy, Store
 
 Answer = Dict[str, Any]
 
 SHOW_LIMIT = 4 << 20
+HELP = """\
+usage: ngxsync-agent [status | recover] [--json]
+
+For the person who logs in on this host, a peer of ngxsync, whether its master lives or not.
+
+  status   one word, whether this host may serve, why, and one thing to do; changes nothing
+  recover  finishes or undoes a run that was interrupted; safe at any time, and twice
+
+Example:
+  ngxsync-agent status --json
+
+Exit statuses:
+  0  it is said what is true (status); nothing is left open (recover)
+  1  that was not possible, and the message says why
+  2  usage
+  7  the undo itself failed: a person is needed, and the message says what to do
+"""
 
 
 def show(request: Answer) -> Answer:
@@ -95,7 +112,8 @@ def by_hand(verb: str, work: Callable[[Answer], Answer], as_json: bool = False) 
     except Failure as failure:
         answer = failure.answer()
     if as_json:
-        lines = [json.dumps(answer)]
+        verdict = dict(judge(answer)._asdict()) if verb == "status" and answer["ok"] else {}
+        lines = [json.dumps(dict(answer, **verdict))]
     elif not answer["ok"]:
         lines = _failure_lines(verb, answer["message"])
     else:

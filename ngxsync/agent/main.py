@@ -59,6 +59,11 @@ def main(argv: List[str]) -> int:
         from . import gate
 
         return gate.main("".join(argv[1:2]))
+    if verb in ("-h", "--help"):
+        from . import inspection
+
+        sys.stdout.write(inspection.HELP)
+        return 0
     if verb not in VERBS:
         sys.stderr.write("usage: ngxsync-agent status | recover [--json]\n")
         return 2
