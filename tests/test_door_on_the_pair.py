@@ -684,3 +684,22 @@ def test_a_policy_is_read_anew_by_each_session(pair: Pair) -> None:
     write_policy(pair.web2, public_key(pair), trees=["/srv/other"])
     assert ask(pair, "scan")[0] == REFUSED
     assert Path(pair.web1.path(KEY)).exists()
+
+
+def test_a_record_of_the_stage_that_a_power_cut_left_empty_locks_nobody_out(closed: Resident) -> None:
+    pair = closed.pair
+    assert closed.sync(by_person=True).exit == 0
+    pair.web2.path(f"{STATE}/peer/stage.json").write_text("")
+    write_tree(pair.web1, ROOT, site("after"))
+    assert closed.sync().outcome == "applied"
+    assert served(pair.web2) == "after"
+    assert gate_log(pair.web2) == []
+
+
+def test_an_agent_that_is_gone_comes_back_by_peer_install(pair: Pair) -> None:
+    close_door(pair)
+    assert pair.ngxsync("sync", "--yes").returncode == 0
+    pair.web2.run(["rm", "-r", f"{STATE}/agent"])
+    gone = pair.ngxsync("sync")
+    assert gone.returncode == 4
+    assert "next: ngxsync peer install web2\n" in gone.stderr

@@ -27,7 +27,7 @@ def raise_if_in_use(store: Store, run: str, written_by: str) -> None:
             return
         folders = [os.path.realpath(folder) for _, folder in other["stages"]]
         age = time.time() - other["since"]
-    except (Damaged, KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return  # nobody can say whose it is: nobody's
     pids = [pid for pid, place in places_of_processes() if any((place + "/").startswith(f + "/") for f in folders)]
     if pids or 0 <= age < LEASE_S:
@@ -52,13 +52,16 @@ def register(store: Store, run: str, stages: Dict[str, str], written_by: str) ->
 
 
 def registered(store: Store) -> Staged:
-    """Raises Damaged, OSError."""
-    record: Staged = store.read(RECORD)
+    """None also where the record is damaged: a power cut leaves it so, and nobody sends after one. Raises OSError."""
+    try:
+        record: Staged = store.read(RECORD)
+    except Damaged:
+        return None
     return record
 
 
 def forget(store: Store, run: str) -> None:
     """That of another run stays."""
-    with contextlib.suppress(OSError, Damaged, KeyError, TypeError):
+    with contextlib.suppress(OSError, KeyError, TypeError):
         if (registered(store) or {"run": ""})["run"] == run:
             os.unlink(store.path(RECORD))

@@ -306,4 +306,6 @@ class Link:
             raise AgentFailed(Message(what, self.settings.where, f"{name} unchanged", hint), code="noisy-shell")
         what = f"the agent on {name} ended with status {outcome.status} instead of an answer to `{verb}`: {said}"
         state = "what it had begun, the next contact finishes or undoes"
-        return AgentFailed(Message(what, self.settings.where, state, f"look on {name}: journalctl -e, df -h, free"))
+        is_gone = "can't open file" in said  # a restricted key cannot bring it
+        hint = f"ngxsync peer install {name}" if is_gone else f"look on {name}: journalctl -e, df -h, free"
+        return AgentFailed(Message(what, self.settings.where, state, hint))
