@@ -84,6 +84,7 @@ IN_CI = (
     ("plan", "state-gone"),
     ("stage", "stage-tampered"),
     ("stage", "disk-full"),
+    ("stage", "connection-frozen"),
     ("rehearse", "connection-cut"),
     ("rehearse", "nginx-dies"),
     ("apply", "agent-sigkill"),

@@ -27,6 +27,8 @@ CONF = BASE_TREE["conf/nginx.conf"].replace("include vhosts", f"include {LOCAL}/
 WARM = (" scan", " stage")  # interpreters that wait for a request
 CONNECT_TIMEOUT_S = 1
 FROZEN_S = 6 * CONNECT_TIMEOUT_S + 5  # by when a run on a frozen connection has ended, its own work included
+RECEIVER_S = 9 * CONNECT_TIMEOUT_S + 1  # rsync on the peer ends when nothing came for 9 x connect_timeout, 45 s at most
+PEER_S = 62.0  # and all else there that waits for a master which has vanished
 CONFIG = f"connect_timeout = {CONNECT_TIMEOUT_S}s\nprove_timeout = 3s"
 
 
@@ -103,9 +105,9 @@ class Bench:
         return self.peer.path(f"{STATE}/peer/journal").exists()
 
     def working(self) -> list[int]:
-        """The agent's processes that do something for a run; interpreters kept warm only wait."""
-        lines = self.peer.commands().items()
-        return [pid for pid, line in lines if f"{STATE}/agent/" in line and not line.endswith(WARM)]
+        """What does something for a run on the peer, rsync included; interpreters kept warm only wait."""
+        lines = self.peer.commands()
+        return [pid for pid in faults.agents(self.peer) if pid in lines and not lines[pid].endswith(WARM)]
 
     def waiting(self) -> list[int]:
         """What is left on the peer of a master that has ended."""
@@ -251,6 +253,15 @@ class Found:
         return f"{told}{code}, {self.tree}; {self.healed}"
 
 
+def raise_if_at_work(bench: Bench, step: Step, fault: Fault) -> None:
+    """The run has ended, the fault lasts: all that worked for it on the peer ends too, and in time."""
+    is_frozen = fault is FAULT["connection-frozen"]
+    limit_s = RECEIVER_S if is_frozen and step.name == "stage" else 100.0
+    wait_until(lambda: not bench.working(), "nothing works on the peer any more", limit_s, 0.05)
+    if is_frozen:
+        wait_until(lambda: not faults.agents(bench.peer), "nothing waits on the peer any more", PEER_S, 0.05)
+
+
 def run_cell(bench: Bench, step: Step, fault: Fault) -> Found:
     """AssertionError where a promise is broken."""
     bench.prepare()
@@ -264,7 +275,7 @@ def run_cell(bench: Bench, step: Step, fault: Fault) -> Found:
             started = time.monotonic()
             run = result()
             seconds = time.monotonic() - started
-        wait_until(lambda: not bench.working(), "no transaction works on the peer any more", 100.0, 0.05)
+        raise_if_at_work(bench, step, fault)
         tree = judge(bench, before, run)
     healed = heal(bench)
     if fault is FAULT["read-only"]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.cells import CELLS, IN_CI
 from tests.hosts import PROJECT
-from tests.matrix import CONNECT_TIMEOUT_S, FAULTS, FROZEN_S
+from tests.matrix import CONNECT_TIMEOUT_S, FAULTS, FROZEN_S, PEER_S, RECEIVER_S
 from tests.steps import STEPS
 
 Results = Mapping[tuple[str, str], tuple[str, float]]
@@ -58,11 +58,11 @@ nothing to do; both trees are equal, what is accepted is proven, no journal is o
 - A connection without a sign of life is given up after 3 x `connect_timeout` (15 s by default), and one more attempt to ask, of \
 `connect_timeout`, follows where a transaction was under way. The cells run with `connect_timeout = {connect}s` and assert an end \
 within {frozen} s of the fault (6 x `connect_timeout` + 5 s: 35 s by default). Measured: {measured}; with the default 19 to 24 s.
-- On the peer an interpreter whose request never comes ends after 75 s, and a transaction whose word to begin never comes after \
-60 s, though the connection stays frozen. A transaction that has begun ends by itself, and as it would have with its master.
-- rsync on the peer in the middle of a transfer ends when packets flow again (asserted), else when its sshd gives the client up: \
-with `ClientAliveInterval 15` in the peer's sshd_config after 45 s, without it when TCP does, after some 15 minutes. It writes \
-into its own stage only.
+- On the peer rsync in the middle of a transfer ends when nothing came for 9 x `connect_timeout`, 45 s at most (agent/receiver.py); \
+an interpreter whose request never comes, or stops in the middle, or whose answer nobody takes, after 60 s; and so does a \
+transaction whose word to begin never comes. A transaction that has begun ends by itself, and as it would have with its master. \
+While the connection stays frozen, the cells assert {receiver} s for rsync and {peer:g} s for all of it. What stays then is the \
+peer's own sshd, which waits for its client as it is configured to (`ClientAliveInterval 15` ends that after 45 s).
 - `nginx -t` that hangs is stopped after 60 s, on both hosts. nginx that hangs in its reload is given up after `prove_timeout`, \
 and again after 30 s once the old files are back: then a person is needed (7).
 """
@@ -98,6 +98,8 @@ def render_page(results: Results) -> str:
         faults="\n".join(f"- {fault.name}: {fault.text}" for fault in FAULTS),
         connect=CONNECT_TIMEOUT_S,
         frozen=FROZEN_S,
+        receiver=RECEIVER_S,
+        peer=PEER_S,
         measured=f"{min(seconds, default=0):.1f} to {max(seconds, default=0):.1f} s",
     )
 
