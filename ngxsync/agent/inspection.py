@@ -57,8 +57,12 @@ def _show_run(store: Store, run: str) -> Answer:
     opened = journal.read(store.journal)
     if holder.get("run") == run:
         return {"ok": True, "run": run, "state": "running", "answer": None}
-    state = "open" if opened is not None and opened.header["run"] == run else "unknown"
-    return {"ok": True, "run": run, "state": state, "answer": None}
+    if opened is not None and opened.header["run"] == run:
+        return {"ok": True, "run": run, "state": "open", "answer": None}
+    answer = store.answer(
+        run
+    )  # it may have ended between these looks: else its master would forget that it was its own
+    return {"ok": True, "run": run, "state": "unknown" if answer is None else "done", "answer": answer}
 
 
 def show_file(path: str, trees: List[str], secrets: List[str]) -> Answer:
