@@ -178,6 +178,17 @@ def test_single_files_with_the_directories_that_are_gone() -> None:
     assert manifest_with(now_folder, now_folder, was_file, [f"{TREE}/d"])[0] == {TREE: folder(), **was_file}
 
 
+def test_a_file_comes_back_with_its_directory_where_that_became_a_file() -> None:
+    replaced = {f"{TREE}/d": folder(0o700), f"{TREE}/d/a": entry(content="a"), f"{TREE}/d/b": entry(content="b")}
+    for now in (entry(content="a file"), entry(LINK, "elsewhere")):
+        accepted = {TREE: folder(), f"{TREE}/d": now}
+        planned, unknown = manifest_with(accepted, accepted, replaced, [f"{TREE}/d/a"])
+        assert (planned, unknown) == (
+            {TREE: folder(), f"{TREE}/d": folder(0o700), f"{TREE}/d/a": replaced[f"{TREE}/d/a"]},
+            (),
+        )
+
+
 # what is held afterwards
 
 

@@ -95,7 +95,8 @@ def manifest_with(
             planned = {other: entry for other, entry in planned.items() if not other.startswith(path + "/")}
         planned[path] = back[path]
         for above in parents(path):
-            if above in replaced and planned.get(above, live.get(above)) is None:
+            now = planned.get(above, live.get(above))
+            if above in replaced and (now is None or now.kind != DIR):
                 planned[above] = replaced[above]
     return planned, unknown
 
