@@ -101,6 +101,9 @@ def test_a_peer_that_does_not_answer_hides_nothing_of_this_hosts_record(pair: Pa
     assert f"~ {ROOT}/html/index.html  content" in shown.stdout
     assert "no sshd listens there" in shown.stderr
     assert pair.ngxsync("history", "2", f"{ROOT}/html/index.html").returncode == 4
+    answer = json.loads(pair.ngxsync("history", "2", f"{ROOT}/html/index.html", "--json").stdout)
+    assert (answer["exit"], answer["code"], answer["outcome"]) == (4, "refused", "applied")
+    assert answer["message"]["what"] == "no sshd listens there"
 
 
 # the agent, asked without a master

@@ -20,7 +20,7 @@ from ngxsync.cli.options import (
 )
 from ngxsync.core.errors import ConfigError, Message
 from ngxsync.core.model import APPLIED, IN_SYNC, NOT_PROVEN, UNKNOWN, Change, PeerResult, Plan, Problem, RunResult
-from ngxsync.core.render import SCHEMA, count_text, render_changes, render_run
+from ngxsync.core.render import SCHEMA, count_text, json_message, render_changes, render_run
 from ngxsync.core.wording import human_duration, one_line, render_time, short_id
 from ngxsync.edges.configfile import read_config
 from ngxsync.edges.state import MasterState
@@ -67,7 +67,9 @@ def history(run: str | None, path: str | None, limit: int, peers: tuple[str, ...
     found = replaced.ask_peers(configuration, record, limits, peers)
     status = replaced.exit_of(found, limits)
     if as_json:
-        print_json({**json_history(run, [record]), "exit": status, "replaced": replaced.as_json(found)})
+        error = replaced.error_of(found) if status else None
+        said = {"exit": status, "code": error.code, "message": json_message(error.message)} if error else {}
+        print_json({**json_history(run, [record]), **said, "replaced": replaced.as_json(found)})
     else:
         replaced.show(found, limits)
     return status

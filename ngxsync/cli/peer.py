@@ -113,10 +113,11 @@ peer = Commands(
 install.short_help, remove.short_help = "Let this host's key in, for ngxsync alone.", "Take all of that away again."
 peer.example = "ngxsync peer install web2\nngxsync peer remove web2 --purge"
 peer.statuses = {
-    **{status: STATUSES[status] for status in (0, 2, 9, 70)},
+    **{status: STATUSES[status] for status in (0, 2, 70)},
     1: "the key is not restricted, or something came back",
     4: "a peer is unreachable, or something stood in the way there",
     8: "not confirmed, or a run is open there",
+    9: "a run of this host is at work there",
     130: "interrupted; what was done is said, and stays",
 }
 
@@ -174,9 +175,9 @@ def _end(name: str, works: Sequence[Work], *, as_json: bool, is_trial: bool) -> 
         first = next((work.error for work in works if work.error), None)
         outcome = "failed" if first else "planned" if is_trial else "done"
         code = first.code if first else ""
-        print_json(
-            {"schema": 1, "command": name, "run": "", "outcome": outcome, "code": code, "exit": status, "peers": peers}
-        )
+        message = json_message(first.message if first else None)
+        head = {"schema": 1, "command": name, "run": "", "outcome": outcome, "code": code, "exit": status}
+        print_json({**head, "peers": peers, "problems": [], "message": message})
         return status
     for work in works:
         is_told = work.error is not None and work.error.code == "unconfirmed"  # by the question

@@ -89,6 +89,11 @@ def exit_of(found: Sequence[OnPeer], path: str) -> int:
     return ConfigError.exit_status if is_known else PeerUnreachable.exit_status
 
 
+def error_of(found: Sequence[OnPeer]) -> NgxsyncError | None:
+    """The first peer's that was asked in vain: the code of a status other than 0."""
+    return next((each.error for each in found if each.error), None)
+
+
 def show(found: Sequence[OnPeer], path: str) -> None:
     for each in found:
         if each.error is not None:
