@@ -540,3 +540,21 @@ def test_an_edit_that_an_undo_met_comes_back(synced: Resident, in_proof: Probe) 
     assert back.exit == 0, back
     assert pair.web2.path(f"{ROOT}/{SITE}").read_text() == edited
     assert served(pair.web2) == "edited on web2"
+
+
+def test_a_rollback_that_has_nothing_to_do_ends_no_quarantine(synced: Resident) -> None:
+    """What was applied and undone there is not tried again since somebody looked."""
+    pair = synced.pair
+    sites(synced, "good")
+    write_tree(pair.web1, ROOT, {SITE: "server {\n    listen 8081;\n    return 200 taken;\n}\n"})
+    with pair.web2.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("0.0.0.0", 8081))
+        holder.listen()
+        assert synced.sync().exit == 6
+        assert synced.sync().code == "quarantine"
+
+        run = rollback(pair, accepted(pair.web2)["run"])
+
+        assert (run.exit, run.outcome) == (0, "in-sync"), run
+        assert synced.sync().code == "quarantine"

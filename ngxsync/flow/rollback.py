@@ -15,6 +15,7 @@ from ngxsync.agent.manifest import Manifest, snapshot_id
 from ngxsync.core import model
 from ngxsync.core.errors import AgentFailed, Held, Message, NgxsyncError
 from ngxsync.core.guards import Hold
+from ngxsync.core.memory import PeerRecord
 from ngxsync.core.model import PeerResult, Plan, Projection, RunResult
 from ngxsync.core.plan import paths_to_send
 from ngxsync.core.rollback import (
@@ -289,10 +290,21 @@ class RollbackRun(PeerRun):
     def concluded(self, compared: Comparison, answer: Mapping[str, Any]) -> PeerResult:
         before = self.record
         result = super().concluded(compared, answer)
-        if not answer["ok"]:  # it says nothing of what this host has
-            self.record = replace(self.record, refused=before.refused, quarantine=before.quarantine)
-            self.memory.save_peer(self.record)
+        if not answer["ok"]:
+            self._keep_verdicts(before)
         return result
+
+    def _remember_equal(self, compared: Comparison) -> PeerResult:
+        before = self.record
+        result = super()._remember_equal(compared)
+        self._keep_verdicts(before)
+        return result
+
+    def _keep_verdicts(self, before: PeerRecord) -> None:
+        """Where nothing was rolled back, nothing is said of what this host has."""
+        self.record = replace(self.record, refused=before.refused, quarantine=before.quarantine)
+        if not self.options.dry_run:
+            self.memory.save_peer(self.record)
 
     def _worth_saying(self, _compared: Comparison) -> Iterator[str]:
         return iter(())
