@@ -184,7 +184,8 @@ def test_a_run_that_ends_just_when_it_is_asked_for_is_not_unknown(agent: Agent) 
     request = agent.plan({PAGE: File("two\n")})
     slow = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e", "inject=flock:delay_enter=4000000"]
     asking = agent.host.popen([*slow, "--", *agent_argv("show")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert asking.stdin is not None and asking.stdout is not None
+    assert asking.stdin is not None
+    assert asking.stdout is not None
     asking.stdin.write(json.dumps(agent.request(run=request["run"])))
     asking.stdin.close()
     assert agent.transact(request)["outcome"] == "applied"
