@@ -75,6 +75,29 @@ def by_key(pair: Pair, *command: str, user: str = "root") -> subprocess.Complete
     return pair.web1.run(["ssh", *options, "-i", KEY, f"{user}@192.0.2.2", *command], check=False)
 
 
+LEFT_HERE = (KEY, f"{KEY}.pub", "/etc/ngxsync/known_hosts")
+LEFT_THERE = (KEYS, f"{STATE}/agent", "/usr/local/sbin/ngxsync-agent", "/etc/systemd/system")
+
+
+@pytest.fixture(scope="module")
+def left() -> dict[str, str]:
+    """What a real `peer install` put on each host, as archives, once one has; for all tests that only begin with it."""
+    return {}
+
+
+@pytest.fixture
+def installed(door: Pair, left: dict[str, str]) -> Pair:
+    """The pair after `peer install`."""
+    for host in door.hosts:
+        if host.name in left:
+            host.run(["sh", "-ec", "base64 -d | tar -xPp"], input=left[host.name])
+    if not left:
+        install(door, "--yes")
+        for host, paths in zip(door.hosts, (LEFT_HERE, LEFT_THERE), strict=True):
+            left[host.name] = host.run(["sh", "-ec", 'tar -cP "$@" | base64', "sh", *paths]).stdout
+    return door
+
+
 def test_one_command_leads_from_nothing_to_a_sync_with_a_key_that_opens_no_shell(door: Pair) -> None:
     pair = door
     before = pair.web2.path(KEYS).read_bytes()
@@ -261,41 +284,38 @@ def test_each_step_is_told_before_and_asked_for_once(door: Pair) -> None:
         assert "gives no shell" in terminal.shown
 
 
-def test_again_it_changes_nothing(door: Pair) -> None:
-    install(door, "--yes")
+def test_again_it_changes_nothing(installed: Pair) -> None:
     places = ("/root/.ssh", f"{STATE}/agent/doors", "/etc/systemd/system")
-    before = snapshot_inodes(door.web2, *places), snapshot_inodes(door.web1, "/etc/ngxsync")
-    done = install(door, "--yes")
-    assert (snapshot_inodes(door.web2, *places), snapshot_inodes(door.web1, "/etc/ngxsync")) == before
+    before = snapshot_inodes(installed.web2, *places), snapshot_inodes(installed.web1, "/etc/ngxsync")
+    done = install(installed, "--yes")
+    assert (snapshot_inodes(installed.web2, *places), snapshot_inodes(installed.web1, "/etc/ngxsync")) == before
     assert "to do" not in done.stdout
     assert done.stdout.count("as it is") == 7
 
 
-def test_again_it_brings_the_policy_up_to_the_configuration(door: Pair) -> None:
-    install(door, "--yes")
-    door.write_config(nginx="content = html conf/nothing\nrehearse = live")
-    door.web1.path(f"{ROOT}/html/index.html").write_text("another")
-    refused = door.ngxsync("sync")
+def test_again_it_brings_the_policy_up_to_the_configuration(installed: Pair) -> None:
+    installed.write_config(nginx="content = html conf/nothing\nrehearse = live")
+    installed.web1.path(f"{ROOT}/html/index.html").write_text("another")
+    refused = installed.ngxsync("sync")
     assert refused.returncode == 4, refused.stderr
     assert "ngxsync peer install" in refused.stderr
-    install(door, "--yes")
-    assert json.loads(policy(door).read_text())["nginx"]["rehearse"] == "live"
-    assert door.ngxsync("sync").returncode == 0
+    install(installed, "--yes")
+    assert json.loads(policy(installed).read_text())["nginx"]["rehearse"] == "live"
+    assert installed.ngxsync("sync").returncode == 0
 
 
-def test_again_it_mends_an_agent_that_is_damaged_or_of_another_release(door: Pair) -> None:
-    install(door, "--yes")
-    current = door.web2.path(f"{STATE}/agent/{os.readlink(door.web2.path(f'{STATE}/agent/current'))}")
+def test_again_it_mends_an_agent_that_is_damaged_or_of_another_release(installed: Pair) -> None:
+    current = installed.web2.path(f"{STATE}/agent/{os.readlink(installed.web2.path(f'{STATE}/agent/current'))}")
     (current / "ngxsync_agent" / "main.py").write_text("")
-    assert door.ngxsync("sync").returncode == 4
-    install(door)  # nothing is to be asked
-    assert door.ngxsync("sync").returncode == 0
+    assert installed.ngxsync("sync").returncode == 4
+    install(installed)  # nothing is to be asked
+    assert installed.ngxsync("sync").returncode == 0
     other = current.with_name("0" * 16)
     current.rename(other)
-    door.web2.run(["ln", "-sfn", other.name, f"{STATE}/agent/current"])
-    assert f"to do     agent     {STATE}/agent/{current.name}" in install(door, "--dry-run").stdout
-    install(door, "--yes")
-    assert os.readlink(door.web2.path(f"{STATE}/agent/current")) == current.name
+    installed.web2.run(["ln", "-sfn", other.name, f"{STATE}/agent/current"])
+    assert f"to do     agent     {STATE}/agent/{current.name}" in install(installed, "--dry-run").stdout
+    install(installed, "--yes")
+    assert os.readlink(installed.web2.path(f"{STATE}/agent/current")) == current.name
 
 
 def test_a_host_key_that_nobody_knows_is_a_persons_to_compare(door: Pair) -> None:
@@ -375,9 +395,8 @@ def test_the_ssh_of_the_person_behind_sudo_will_do(door: Pair) -> None:
         web1.run(["userdel", "--remove", "admin"])
 
 
-def test_the_restricted_key_cannot_be_used_to_install(door: Pair) -> None:
-    install(door, "--yes")
-    done = install(door, "--yes", "--identity", KEY, status=4)
+def test_the_restricted_key_cannot_be_used_to_install(installed: Pair) -> None:
+    done = install(installed, "--yes", "--identity", KEY, status=4)
     assert "this key is restricted" in done.stderr
     assert "--identity" in done.stderr
 
@@ -564,58 +583,54 @@ def scanned(pair: Pair, key: str, tree: str, user: str = "root") -> str:
     return done.stderr if done.returncode else ""
 
 
-def test_two_masters_are_each_held_to_their_own_trees(door: Pair) -> None:
+def test_two_masters_are_each_held_to_their_own_trees(installed: Pair) -> None:
     """Whichever is installed last, and whichever goes."""
-    door.web2.path(OTHER_TREE).mkdir()
-    config = second_master(door, sync=f"trees = {OTHER_TREE}", nginx="rehearse = live")
-    install(door, "--yes")
-    first = policy(door).read_bytes()
-    told = install(door, "--yes", "--config", config)
+    installed.web2.path(OTHER_TREE).mkdir()
+    config = second_master(installed, sync=f"trees = {OTHER_TREE}", nginx="rehearse = live")
+    first = policy(installed).read_bytes()
+    told = install(installed, "--yes", "--config", config)
     assert f"done      policy    {STATE}/agent/doors: it lets the key work on {OTHER_TREE}\n" in told.stdout
     assert f"as it is  others    ngxsync of web1 works on {ROOT} here, by a key of its own: " in told.stdout
-    assert policy(door).read_bytes() == first
-    second = json.loads(second_policy(door).read_text())
+    assert policy(installed).read_bytes() == first
+    second = json.loads(second_policy(installed).read_text())
     assert (second["trees"], second["nginx"]["rehearse"]) == ([OTHER_TREE], "live")
-    for _ in range(2):
-        assert (scanned(door, KEY, ROOT), scanned(door, SECOND_KEY, OTHER_TREE)) == ("", "")
-        assert "not the trees of this peer" in scanned(door, KEY, OTHER_TREE)
-        assert "not the trees of this peer" in scanned(door, SECOND_KEY, ROOT)
-        assert install(door, "--yes").stdout.count("to do") == 0
-    assert door.ngxsync("sync").returncode == 0
+    assert install(installed, "--yes").stdout.count("to do") == 0
+    assert second_policy(installed).exists()
+    assert (scanned(installed, KEY, ROOT), scanned(installed, SECOND_KEY, OTHER_TREE)) == ("", "")
+    assert "not the trees of this peer" in scanned(installed, KEY, OTHER_TREE)
+    assert "not the trees of this peer" in scanned(installed, SECOND_KEY, ROOT)
 
     for tree in (ROOT, OTHER_TREE):
-        door.web2.path(f"{tree}/.ngxsync/00000009-left").mkdir(parents=True)
-    gone = second_policy(door)
-    done = remove(door, "--yes", "--purge", "--config", config)
+        installed.web2.path(f"{tree}/.ngxsync/00000009-left").mkdir(parents=True)
+    gone = second_policy(installed)
+    done = remove(installed, "--yes", "--purge", "--config", config)
     assert f"done      policy    {STATE}/agent/doors/" in done.stdout
     assert f"done      stages    {OTHER_TREE}/.ngxsync\n" in done.stdout
     stays = f"{STATE} and what belongs to it stays: ngxsync of web1 still comes in by it, also with --purge"
     assert f"as it is  kept      {stays}\n" in done.stdout
     assert not gone.exists()
-    assert not door.web2.path(f"{OTHER_TREE}/.ngxsync").exists()
-    assert door.web2.path(f"{ROOT}/.ngxsync/00000009-left").exists()
-    assert policy(door).read_bytes() == first
-    assert scanned(door, KEY, ROOT) == ""
-    assert door.ngxsync("sync").returncode == 0
+    assert not installed.web2.path(f"{OTHER_TREE}/.ngxsync").exists()
+    assert installed.web2.path(f"{ROOT}/.ngxsync/00000009-left").exists()
+    assert policy(installed).read_bytes() == first
+    assert installed.ngxsync("sync").returncode == 0
     assert (
         "Permission denied"
-        in door.web1.run(
+        in installed.web1.run(
             ["ssh", "-F", "none", "-o", "BatchMode=yes", "-i", SECOND_KEY, "root@192.0.2.2"], check=False
         ).stderr
     )
 
 
-def test_a_tree_that_both_may_fill_keeps_its_stages_while_one_stays(door: Pair) -> None:
-    config = second_master(door)
-    install(door, "--yes")
-    install(door, "--yes", "--config", config)
-    door.web2.path(f"{ROOT}/.ngxsync/00000009-left").mkdir(parents=True)
-    remove(door, "--yes", "--purge")
-    assert door.web2.path(f"{ROOT}/.ngxsync/00000009-left").exists()
-    assert scanned(door, SECOND_KEY, ROOT) == ""
-    done = remove(door, "--yes", "--purge", "--config", config)
+def test_a_tree_that_both_may_fill_keeps_its_stages_while_one_stays(installed: Pair) -> None:
+    config = second_master(installed)
+    install(installed, "--yes", "--config", config)
+    installed.web2.path(f"{ROOT}/.ngxsync/00000009-left").mkdir(parents=True)
+    remove(installed, "--yes", "--purge")
+    assert installed.web2.path(f"{ROOT}/.ngxsync/00000009-left").exists()
+    assert scanned(installed, SECOND_KEY, ROOT) == ""
+    done = remove(installed, "--yes", "--purge", "--config", config)
     assert f"done      stages    {ROOT}/.ngxsync\n" in done.stdout
-    assert not any(door.web2.path(STATE).iterdir())
+    assert not any(installed.web2.path(STATE).iterdir())
 
 
 def test_two_masters_of_a_user_without_root_have_one_rule_each(deploy: Pair) -> None:
@@ -637,22 +652,21 @@ def test_two_masters_of_a_user_without_root_have_one_rule_each(deploy: Pair) -> 
     assert not rules.exists()
 
 
-def test_a_lost_key_takes_its_policy_along_and_no_others(door: Pair) -> None:
+def test_a_lost_key_takes_its_policy_along_and_no_others(installed: Pair) -> None:
     """Also where the removal was cut after the line went: the policy says whose it is."""
-    config = second_master(door)
-    install(door, "--yes")
-    install(door, "--yes", "--config", config)
-    other, own = second_policy(door), policy(door)
+    config = second_master(installed)
+    install(installed, "--yes", "--config", config)
+    other, own = second_policy(installed), policy(installed)
     other.write_text(other.read_text().replace("ngxsync of web1", "ngxsync of lb2"))
-    file = door.web2.path(KEYS)
+    file = installed.web2.path(KEYS)
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join([*lines[:-2], lines[-1].replace("ngxsync of web1", "ngxsync of lb2")]))
-    door.web1.path(KEY).unlink()
-    done = remove(door, "--yes")
+    installed.web1.path(KEY).unlink()
+    done = remove(installed, "--yes")
     assert f"done      policy    {STATE}/agent/doors/{own.name}\n" in done.stdout
     assert "ngxsync of lb2 still comes in by it\n" in done.stdout
     assert (own.exists(), other.exists()) == (False, True)
-    assert scanned(door, SECOND_KEY, ROOT) == ""
+    assert scanned(installed, SECOND_KEY, ROOT) == ""
 
 
 def test_two_masters_side_by_side_and_one_goes(door: Pair) -> None:
@@ -710,21 +724,20 @@ def test_remove_leaves_nothing_but_what_it_says(door: Pair) -> None:
     assert "done      proof" in again.stdout
 
 
-def test_purge_also_removes_what_runs_left_on_both_hosts(door: Pair) -> None:
-    install(door, "--yes")
-    assert door.ngxsync("sync").returncode == 0
-    door.web2.path(f"{ROOT}/.ngxsync/00000009-left").mkdir(parents=True)
-    assert list(door.web1.path(f"{STATE}/master/peers").glob("web2*"))
-    done = remove(door, "--purge", "--yes")
+def test_purge_also_removes_what_runs_left_on_both_hosts(installed: Pair) -> None:
+    assert installed.ngxsync("sync").returncode == 0
+    installed.web2.path(f"{ROOT}/.ngxsync/00000009-left").mkdir(parents=True)
+    assert list(installed.web1.path(f"{STATE}/master/peers").glob("web2*"))
+    done = remove(installed, "--purge", "--yes")
     assert f"{STATE}/peer: 1 run, " in done.stdout
     assert f"{ROOT}/.ngxsync" in done.stdout
-    assert list(door.web2.path(STATE).iterdir()) == [] if door.web2.path(STATE).exists() else True
-    assert not door.web2.path(f"{ROOT}/.ngxsync").exists()
-    assert list(door.web1.path(f"{STATE}/master/peers").glob("web2*")) == []
-    assert list(door.web1.path(f"{STATE}/master/runs").glob("*.json")) != []
-    assert manifest_of(door.web1) == manifest_of(door.web2)
-    install(door, "--yes")
-    assert door.ngxsync("sync").returncode == 0
+    assert list(installed.web2.path(STATE).iterdir()) == [] if installed.web2.path(STATE).exists() else True
+    assert not installed.web2.path(f"{ROOT}/.ngxsync").exists()
+    assert list(installed.web1.path(f"{STATE}/master/peers").glob("web2*")) == []
+    assert list(installed.web1.path(f"{STATE}/master/runs").glob("*.json")) != []
+    assert manifest_of(installed.web1) == manifest_of(installed.web2)
+    install(installed, "--yes")
+    assert installed.ngxsync("sync").returncode == 0
 
 
 def test_remove_takes_the_sudo_rule_away(deploy: Pair) -> None:
@@ -736,32 +749,32 @@ def test_remove_takes_the_sudo_rule_away(deploy: Pair) -> None:
     assert deploy.web2.path("/home/deploy/.ssh/authorized_keys").read_bytes() == before
 
 
-def test_nothing_is_removed_under_an_open_run(door: Pair) -> None:
-    install(door, "--yes")
-    assert door.ngxsync("sync").returncode == 0
-    journal = door.web2.path(f"{STATE}/peer/journal")
+def test_nothing_is_removed_under_an_open_run(installed: Pair) -> None:
+    installed.web2.path(f"{STATE}/peer").mkdir(mode=0o700, exist_ok=True)
+    journal = installed.web2.path(f"{STATE}/peer/journal")
     journal.write_text("{}\n")
     journal.chmod(0o600)
-    before = snapshot_inodes(door.web2, f"{STATE}/agent", "/root/.ssh")
-    done = remove(door, "--purge", "--yes", status=8)
+    before = snapshot_inodes(installed.web2, f"{STATE}/agent", "/root/.ssh")
+    done = remove(installed, "--purge", "--yes", status=8)
     assert "a run was interrupted here and is not finished" in done.stderr
     assert "`ngxsync-agent recover`" in done.stderr
-    assert snapshot_inodes(door.web2, f"{STATE}/agent", "/root/.ssh") == before
+    assert snapshot_inodes(installed.web2, f"{STATE}/agent", "/root/.ssh") == before
     journal.unlink()
-    remove(door, "--purge", "--yes")
+    remove(installed, "--purge", "--yes")
 
 
-def test_nothing_is_removed_under_a_run_at_work(door: Pair) -> None:
-    install(door, "--yes")
-    assert door.ngxsync("sync").returncode == 0
+def test_nothing_is_removed_under_a_run_at_work(installed: Pair) -> None:
+    installed.web2.path(f"{STATE}/peer").mkdir(mode=0o700, exist_ok=True)
     lock = f"{STATE}/peer/transaction.lock"
-    with door.web2.popen(["flock", lock, "sh", "-c", "echo held; exec sleep 100"], stdout=subprocess.PIPE) as holder:
+    with installed.web2.popen(
+        ["flock", lock, "sh", "-c", "echo held; exec sleep 100"], stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        done = remove(door, "--yes", status=8)
+        done = remove(installed, "--yes", status=8)
         holder.kill()
     assert "is at work here since" in done.stderr
-    assert policy(door).exists()
+    assert policy(installed).exists()
 
 
 def test_a_peer_that_never_had_anything(door: Pair) -> None:
@@ -799,17 +812,18 @@ def test_killed_here_in_the_middle_the_same_command_goes_on(door: Pair, moment: 
     assert by_own_key(door, "true").returncode == 0
 
 
-def test_a_run_of_this_host_at_work_keeps_remove_waiting_and_then_away(door: Pair) -> None:
-    install(door, "--yes")
-    assert door.ngxsync("sync").returncode == 0
+def test_a_run_of_this_host_at_work_keeps_remove_waiting_and_then_away(installed: Pair) -> None:
+    assert installed.ngxsync("sync").returncode == 0
     lock = f"{STATE}/master/locks/peer-web2.lock"
-    with door.web1.popen(["flock", lock, "sh", "-c", "echo held; exec sleep 100"], stdout=subprocess.PIPE) as holder:
+    with installed.web1.popen(
+        ["flock", lock, "sh", "-c", "echo held; exec sleep 100"], stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        done = remove(door, "--yes", status=9)
+        done = remove(installed, "--yes", status=9)
         holder.kill()
     assert "another run is at work" in done.stderr
-    assert policy(door).exists()
+    assert policy(installed).exists()
 
 
 def test_json_tells_each_step(door: Pair) -> None:
@@ -832,9 +846,8 @@ def test_json_tells_each_step(door: Pair) -> None:
     assert (planned["outcome"], planned["peers"][0]["steps"][0]["state"]) == ("planned", "would")
 
 
-def test_check_tells_whether_the_key_is_restricted(door: Pair) -> None:
-    install(door, "--yes")
-    done = door.ngxsync("check")
+def test_check_tells_whether_the_key_is_restricted(installed: Pair) -> None:
+    done = installed.ngxsync("check")
     assert done.returncode == 0, done.stdout
     assert "  restricted key: OK (it calls the agent and fills a stage, and opens no shell)\n" in done.stdout
 
