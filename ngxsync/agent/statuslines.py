@@ -23,7 +23,7 @@ def status_lines(answer: Answer) -> List[str]:
         ("refused", _refused(answer)),
         ("door", _door(answer["door"])),
         ("at boot", _at_boot(answer)),
-        ("history", ["%(runs)d runs in %(folder)s/runs, what they replaced in %(folder)s/blobs" % answer["history"]]),
+        ("history", [_history(**answer["history"])]),
     ]
     lines = ["%s as a peer of ngxsync: %s" % (answer["host"], verdict.word), "  " + verdict.meaning, ""]
     for name, texts in rows:
@@ -194,7 +194,14 @@ def _refused(answer: Answer) -> List[str]:
 
 
 def _door(door: Optional[Answer]) -> List[str]:
-    return ["refused %d times, last: %s" % (door["count"], shown(door["last"]))] if door else ["refused nobody"]
+    if not door:
+        return ["refused nobody"]
+    often = "once" if door["count"] == 1 else "%d times, last" % door["count"]
+    return ["refused %s: %s" % (often, shown(door["last"]))]
+
+
+def _history(runs: int, folder: str) -> str:
+    return "%d run%s in %s/runs, what they replaced in %s/blobs" % (runs, "" if runs == 1 else "s", folder, folder)
 
 
 def _at_boot(answer: Answer) -> List[str]:

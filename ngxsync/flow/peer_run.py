@@ -130,7 +130,7 @@ class PeerRun:
         if compared.standing != FIRST_CONTACT or compared.is_empty or not deletions or self.options.confirm is None:
             return
         if not self.options.confirm(self.name, compared.plan):
-            what = f"the first sync would delete {len(deletions)} paths on {self.name}, and nobody said yes"
+            what = f"the first sync would delete {len(deletions)} path{'s' * (len(deletions) != 1)} on {self.name}, and nobody said yes"
             hint = "look at `ngxsync diff`; `ngxsync sync --yes` does it"
             raise Held(Message(what, self.name, f"{self.name} unchanged", hint), code=FIRST_CONTACT)
 
