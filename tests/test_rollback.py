@@ -558,3 +558,19 @@ def test_a_rollback_that_has_nothing_to_do_ends_no_quarantine(synced: Resident) 
 
         assert (run.exit, run.outcome) == (0, "in-sync"), run
         assert synced.sync().code == "quarantine"
+
+
+def test_a_rollback_where_nginx_was_down_is_proven_by_asking_again(synced: Resident) -> None:
+    """Automatic runs are held after it: nothing else would ever prove it."""
+    pair = synced.pair
+    sites(synced, "old", "new")
+    pair.web2.stop_nginx()
+    run = rollback(pair)
+    assert (run.exit, run.outcome, run.code) == (1, "not-proven", "nginx-down"), run
+    pair.web2.start_nginx()
+
+    again = rollback(pair, accepted(pair.web2)["restores"])
+
+    assert (again.exit, again.outcome) == (0, "in-sync"), again
+    assert (accepted(pair.web2)["proven"], served(pair.web2)) == (True, "old")
+    raise_if_not_held(synced.sync(), "rolled-back", SITE)

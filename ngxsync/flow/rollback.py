@@ -285,7 +285,7 @@ class RollbackRun(PeerRun):
         self.still_here = still_here(accepted, self.snapshot.manifest, covered)
         self.hold = rolled_back_hold(accepted, self.snapshot, covered, self.name)
         # the files that an old configuration loads are not known here
-        return {**marks, "reload": bool(compared.plan)}
+        return {**marks, "reload": bool(compared.plan) or not (compared.accepted or {}).get("proven")}
 
     def concluded(self, compared: Comparison, answer: Mapping[str, Any]) -> PeerResult:
         before = self.record
