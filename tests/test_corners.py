@@ -194,3 +194,22 @@ def test_a_run_that_ends_just_when_it_is_asked_for_is_not_unknown(agent: Agent) 
 
     asking.wait()
     assert (shown["state"], (shown["answer"] or {}).get("generation")) == ("done", agent.generation)
+
+
+def test_a_stage_is_refused_while_nginx_has_not_proven_what_was_put_back(agent: Agent) -> None:
+    """Else the next run, of a page alone, would call proven what nginx does not run."""
+    host = agent.host
+    agent.settings = {**agent.settings, "prove_timeout_s": 1.0, "idle_timeout_s": 1.0}
+    killed(agent, agent.plan({PAGE: File("two\n")}), "kill")
+    main = host.nginx_main()
+    host.run(["kill", "-STOP", str(main)])
+    try:
+        answer = agent.call("stage", run="000900-test", trees=[ROOT])
+        assert (answer["ok"], answer["code"]) == (False, "broken"), answer
+        assert "did not become idle" in answer["message"]["what"]
+        assert host.path(f"{ROOT}/{PAGE}").read_text() == "one\n"
+        assert host.path(f"{STATE}/peer/journal").exists()
+    finally:
+        host.run(["kill", "-CONT", str(main)])
+    assert agent.call("recover")["result"] == "undone"
+    assert agent.call("stage", run="000900-test", trees=[ROOT])["ok"]

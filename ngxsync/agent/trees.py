@@ -136,11 +136,13 @@ def _restore(store: Store, run: str, stages: Dict[str, str], wanted: Dict[str, s
 
 
 def _settle_earlier(store: Store) -> None:
-    """Seldom anything: only then is what can finish or undo a run imported."""
+    """Seldom anything: only then is what can finish or undo a run imported. Raises Failure (broken), the journal still open."""
     if os.path.exists(store.journal):
-        from .run import settle_earlier
+        from .recovery import recover
 
-        settle_earlier(store)
+        answer = recover(store)
+        if answer is not None and answer["outcome"] == "broken":
+            raise Failure("broken", **{part: answer["message"][part] for part in ("what", "where", "state", "next")})
 
 
 def _make_tree(tree: str) -> None:
