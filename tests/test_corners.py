@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ngxsync.agent.manifest import snapshot_id, to_json
+from ngxsync.agent.manifest import from_json, snapshot_id, to_json
+from ngxsync.core.plan import make_plan
 from tests.agent import STATE, Agent, File, agent_argv
 from tests.hosts import Host
 from tests.pair import ROOT, Pair, manifest_of
@@ -213,3 +214,89 @@ def test_a_stage_is_refused_while_nginx_has_not_proven_what_was_put_back(agent: 
         host.run(["kill", "-CONT", str(main)])
     assert agent.call("recover")["result"] == "undone"
     assert agent.call("stage", run="000900-test", trees=[ROOT])["ok"]
+
+
+CHANGING = ["mkdir", "openat", "write", "unlink", "unlinkat", "rmdir", "rename", "renameat2", "fsync", "syncfs", "kill"]
+EXHAUSTIVE = bool(os.environ.get("NGXSYNC_TEST_EVERY_STEP"))
+
+
+def steps(agent: Agent, verb: str, request: dict[str, Any]) -> list[tuple[str, int]]:
+    """Each call that the verb makes, and a few of each where not all are asked for."""
+    log = agent.host.path("/tmp/steps.log")
+    argv = ["strace", "-f", "-qq", "-o", "/tmp/steps.log", "-e", "trace=" + ",".join(f"?{call}" for call in CHANGING)]
+    agent.host.run([*argv, "--", *agent_argv(verb)], input=json.dumps(request), timeout=100)
+    lines = [line.split(None, 1) for line in log.read_text().splitlines()]
+    main = next((pid for pid, rest in lines if rest.startswith("renameat2")), lines[-1][0])
+    made = [rest.partition("(")[0] for pid, rest in lines if pid == main]
+    counts = {call: made.count(call) for call in CHANGING}
+    found = [(call, number) for call, count in counts.items() for number in range(1, count + 1)]
+    return [(c, n) for c, n in found if EXHAUSTIVE or n <= 2 or (n == counts[c] and c != "openat") or c == "fsync"]
+
+
+def kill_at(agent: Agent, verb: str, request: dict[str, Any], call: str, number: int) -> None:
+    kill = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"]
+    argv = ["strace", "-f", "-qq", "-o", "/dev/null", *kill, "--", *agent_argv(verb)]
+    agent.host.run(argv, input=json.dumps(request), check=False, timeout=100)
+
+
+def back_to(agent: Agent, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The two requests of a rollback, as the master makes them: of the stage and of the transaction."""
+    told = agent.call("history", run=run, manifest=True)
+    live, target = agent.live(), from_json(told["manifest"])
+    changes = make_plan(target, live, live, lambda _path: True, main_conf=agent.settings["conf"]).changes
+    agent.number += 1
+    name = f"{agent.number:06d}-back"
+    files = {c.path: c.after.content for c in changes if c.after is not None and c.after.kind == "file"}
+    stage = agent.request(run=name, trees=[ROOT], restore=files)
+    marks = {"kind": "rollback", "restores": run}
+    marks["taken_back"] = {c.path: [c.before and list(c.before)] for c in changes}
+    request = agent.request(
+        **marks,
+        run=name,
+        written_by="web1",
+        generation=agent.generation,
+        base="none",
+        changes=[
+            {"path": c.path, "before": c.before and list(c.before), "after": c.after and list(c.after)} for c in changes
+        ],
+        delta=to_json(target),
+        id=told["id"],
+        reload=True,
+    )
+    return stage, request
+
+
+@pytest.mark.timeout(1200)
+def test_a_rollback_that_is_killed_at_each_step_leaves_one_of_both_and_its_record_says_which(agent: Agent) -> None:
+    first = agent.scan()["accepted"]["run"]
+    there = manifest_of(agent.host)
+    applied(agent, {PAGE: File("two\n", 0o600), "html/folder": None, "html/new": ("link", "index.html")})
+    second = agent.scan()["accepted"]["run"]
+    here, ends = manifest_of(agent.host), set()
+    stage, _ = back_to(agent, first)
+    for call, number in steps(agent, "stage", stage):
+        kill_at(agent, "stage", stage, call, number)
+        assert manifest_of(agent.host) == here, (call, number)
+    stage, request = back_to(agent, first)
+    assert agent.call("stage", **stage)["missing"] == []
+    points = steps(agent, "transact", request)
+    assert manifest_of(agent.host) == there
+    assert len(points) > 15
+    is_back = True
+    for call, number in points:
+        agent.generation = agent.scan()["accepted"]["generation"]
+        stage, request = back_to(agent, second if is_back else first)
+        assert agent.call("stage", **stage)["missing"] == [], (call, number)
+        old, new = (there, here) if is_back else (here, there)
+        kill_at(agent, "transact", request, call, number)
+        assert agent.call("recover")["ok"], (call, number)
+        found, record = manifest_of(agent.host), agent.call("scan")["accepted"]
+        assert found in (old, new), (call, number)
+        assert (record["run"] == request["run"]) == (found == new), (call, number)
+        if found == new:
+            is_back = not is_back
+            assert (record["kind"], record["restores"]) == ("rollback", request["restores"])
+            assert record["taken_back"] == request["taken_back"]
+        ends.add(found == new)
+        assert agent.scan()["id"] == record["id"]
+    assert ends == {True, False}
