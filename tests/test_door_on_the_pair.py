@@ -703,3 +703,14 @@ def test_an_agent_that_is_gone_comes_back_by_peer_install(pair: Pair) -> None:
     gone = pair.ngxsync("sync")
     assert gone.returncode == 4
     assert "next: ngxsync peer install web2\n" in gone.stderr
+
+
+def test_a_daemon_goes_on_by_itself_when_an_agent_that_was_gone_is_there_again(closed: Resident) -> None:
+    pair = closed.pair
+    assert closed.sync(by_person=True).exit == 0
+    pair.web2.run(["mv", f"{STATE}/agent", "/srv/agent"])
+    write_tree(pair.web1, ROOT, site("again"))
+    assert [closed.sync().code, closed.sync().code] == ["agent", "agent"]
+    pair.web2.run(["mv", "/srv/agent", f"{STATE}/agent"])
+    assert closed.sync().outcome == "applied"
+    assert served(pair.web2) == "again"

@@ -120,8 +120,10 @@ class Link:
         with self._slots:
             way = self._way
             outcome = self._exchange(way, verb, payload, timeout_s, install, go)
-            while better := self._better(way, outcome):
+            tried = {way}
+            while (better := self._better(way, outcome)) and better not in tried:
                 way = self._way = better
+                tried.add(way)
                 outcome = self._exchange(way, verb, payload, timeout_s, install, go)
         answer = outcome.answer
         if answer is None:
@@ -276,6 +278,8 @@ class Link:
         if outcome.answer is not None:
             return None
         if why := gate.refusal_in(outcome.stderr):
+            if way.is_absent:  # the gate came meanwhile, and an agent with it
+                return replace(way, is_absent=False)
             raise self._refused(why)
         if outcome.status in NO_PYTHON and not way.is_probed:
             return replace(way, python=self._probe(), is_probed=True)
@@ -299,6 +303,8 @@ class Link:
         return gate.refused(why, self.settings.name, self.settings.where)
 
     def _no_answer(self, verb: str, outcome: Outcome) -> AgentFailed:
+        if why := gate.refusal_in(outcome.stderr):
+            return self._refused(why)
         name, said = self.settings.name, tail(outcome.stderr) or tail(outcome.stdout) or "it said nothing"
         if outcome.stdout.strip() and not outcome.stderr.strip():
             what = f"the login shell on {name} answers `{verb}` in place of the agent: {said}"
