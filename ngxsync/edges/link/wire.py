@@ -78,7 +78,6 @@ class Wire:
         settings, timeout = self._settings, self._settings.connect_timeout_s
         key = load_key(settings)
         options = {
-            "sock": self._hop(config_file) if settings.jump else self._socket(),
             "pkey": key,
             "look_for_keys": False,
             "allow_agent": False,
@@ -98,6 +97,8 @@ class Wire:
             self._fabric.client.load_system_host_keys(str(settings.known_hosts))
         except (ValueError, SSHException) as error:  # base64 that is no key
             raise unreachable(settings, "known-hosts", tail(str(error))) from error
+        # after all that may be wrong here: nobody else would close it
+        self._fabric.connect_kwargs["sock"] = self._hop(config_file) if settings.jump else self._socket()
         self._fabric.open()
         self._fabric.transport.set_keepalive(settings.silence_s // 3)
 
