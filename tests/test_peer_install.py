@@ -621,20 +621,9 @@ def test_two_masters_are_each_held_to_their_own_trees(installed: Pair) -> None:
     )
 
 
-def test_a_tree_that_both_may_fill_keeps_its_stages_while_one_stays(installed: Pair) -> None:
-    config = second_master(installed)
-    install(installed, "--yes", "--config", config)
-    installed.web2.path(f"{ROOT}/.ngxsync/00000009-left").mkdir(parents=True)
-    remove(installed, "--yes", "--purge")
-    assert installed.web2.path(f"{ROOT}/.ngxsync/00000009-left").exists()
-    assert scanned(installed, SECOND_KEY, ROOT) == ""
-    done = remove(installed, "--yes", "--purge", "--config", config)
-    assert f"done      stages    {ROOT}/.ngxsync\n" in done.stdout
-    assert not any(installed.web2.path(STATE).iterdir())
-
-
 def test_two_masters_of_a_user_without_root_have_one_rule_each(deploy: Pair) -> None:
     rules = deploy.web2.path("/etc/sudoers.d/ngxsync")
+    before = deploy.web2.path("/home/deploy/.ssh/authorized_keys").read_bytes()
     deploy.web2.path(OTHER_TREE).mkdir()
     config = second_master(deploy, sync=f"trees = {OTHER_TREE}")
     install(deploy, "--yes", "--as", "root")
@@ -648,8 +637,9 @@ def test_two_masters_of_a_user_without_root_have_one_rule_each(deploy: Pair) -> 
     assert "/etc/sudoers.d/ngxsync: what lets deploy start the gate for this key" in told
     assert rules.read_text() == first
     assert scanned(deploy, KEY, ROOT, "deploy") == ""
-    remove(deploy, "--yes", "--as", "root")
+    assert "/etc/sudoers.d/ngxsync" in remove(deploy, "--yes", "--purge", "--as", "root").stdout
     assert not rules.exists()
+    assert deploy.web2.path("/home/deploy/.ssh/authorized_keys").read_bytes() == before
 
 
 def test_a_lost_key_takes_its_policy_along_and_no_others(installed: Pair) -> None:
@@ -670,19 +660,21 @@ def test_a_lost_key_takes_its_policy_along_and_no_others(installed: Pair) -> Non
 
 
 def test_two_masters_side_by_side_and_one_goes(door: Pair) -> None:
+    """With the same tree: what may be the other's in it stays too."""
     before = door.web2.path(KEYS).read_text()
     install(door, "--yes")
-    first = door.web2.path(KEYS).read_text()
     config = second_master(door)
     install(door, "--yes", "--config", config)
-    both = door.web2.path(KEYS).read_text()
-    assert both.startswith(first)
-    assert both.count(GATE) == 2
-    told = remove(door, "--yes", "--purge", "--config", config)
+    second = f'{GATE}{second_policy(door).stem}" {public_key(door, SECOND_KEY)} ngxsync of web1\n'
+    assert door.web2.path(KEYS).read_text() == before + own_line(door) + second
+    door.web2.path(f"{ROOT}/.ngxsync/00000009-left").mkdir(parents=True)
+    told = remove(door, "--yes", "--purge")
     assert "still comes in by it" in told.stdout
-    assert door.web2.path(KEYS).read_text() == first
-    assert door.ngxsync("sync").returncode == 0
-    remove(door, "--yes", "--purge")
+    assert door.web2.path(KEYS).read_text() == before + second
+    assert door.web2.path(f"{ROOT}/.ngxsync/00000009-left").exists()
+    assert scanned(door, SECOND_KEY, ROOT) == ""
+    told = remove(door, "--yes", "--purge", "--config", config)
+    assert f"done      stages    {ROOT}/.ngxsync\n" in told.stdout
     assert door.web2.path(KEYS).read_text() == before
     assert not any(door.web2.path(STATE).iterdir())
 
@@ -738,15 +730,6 @@ def test_purge_also_removes_what_runs_left_on_both_hosts(installed: Pair) -> Non
     assert manifest_of(installed.web1) == manifest_of(installed.web2)
     install(installed, "--yes")
     assert installed.ngxsync("sync").returncode == 0
-
-
-def test_remove_takes_the_sudo_rule_away(deploy: Pair) -> None:
-    before = deploy.web2.path("/home/deploy/.ssh/authorized_keys").read_bytes()
-    install(deploy, "--yes", "--as", "root")
-    done = remove(deploy, "--yes", "--purge", "--as", "root")
-    assert "/etc/sudoers.d/ngxsync" in done.stdout
-    assert not deploy.web2.path("/etc/sudoers.d/ngxsync").exists()
-    assert deploy.web2.path("/home/deploy/.ssh/authorized_keys").read_bytes() == before
 
 
 def test_nothing_is_removed_under_an_open_run(installed: Pair) -> None:
