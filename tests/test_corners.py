@@ -300,3 +300,37 @@ def test_a_rollback_that_is_killed_at_each_step_leaves_one_of_both_and_its_recor
         ends.add(found == new)
         assert agent.scan()["id"] == record["id"]
     assert ends == {True, False}
+
+
+@pytest.mark.parametrize("damage", [None, "", '{"next": 1}'])
+def test_the_way_out_of_a_lost_manifest_is_the_one_that_is_told(agent: Agent, damage: str | None) -> None:
+    """Of the accepted snapshot: no scan without it, and moving away what is lost already mends nothing."""
+    accepted = agent.scan()["accepted"]
+    manifest = agent.host.path(f"{STATE}/peer/manifests/{accepted['run']}.json")
+    manifest.unlink()
+    if damage is not None:
+        manifest.write_text(damage)
+
+    message = agent.scan()["message"]
+
+    assert message["where"] == f"{STATE}/peer/manifests/{accepted['run']}.json"
+    record = f"{STATE}/peer/accepted.json"
+    assert message["next"] == f"move {record} away; the next `ngxsync sync` is then a first contact"
+    agent.host.path(record).unlink()
+    assert agent.scan()["accepted"] is None
+    agent.generation = None
+    applied(agent, {PAGE: File("two\n")})
+
+
+def test_an_old_snapshot_that_is_damaged_is_told_as_such(agent: Agent) -> None:
+    first = agent.scan()["accepted"]["run"]
+    applied(agent, {PAGE: File("two\n")})
+    agent.host.path(f"{STATE}/peer/manifests/{first}.json").write_text('{"next": "nowhere", "delta": {}}')
+
+    answer = agent.call("history", run=first, manifest=True)
+
+    assert (answer["ok"], answer["code"]) == (False, "swept"), answer
+    assert answer["message"]["what"] == f"the snapshot of run {first} is damaged"
+    assert answer["message"]["where"] == f"{STATE}/peer/manifests/nowhere.json"
+    assert "first contact" not in answer["message"]["next"]
+    assert agent.scan()["ok"]

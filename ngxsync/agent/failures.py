@@ -30,7 +30,9 @@ def failure_of(error: Exception, store: Store, is_open: Optional[bool] = None) -
         is_open = os.path.exists(store.journal)
     state, more = (HALF, "; then " + GOES_ON) if is_open else (UNCHANGED, "")
     if isinstance(error, Damaged):
-        hint = "move the file away; the next `ngxsync sync` is then a first contact" + more
+        is_manifest = str(error).startswith(store.path("manifests", ""))  # lost, or as good as: no other file names it
+        record = store.path("accepted.json") if is_manifest else "the file"
+        hint = "move %s away; the next `ngxsync sync` is then a first contact%s" % (record, more)
         return Failure("disk", "a record of ngxsync cannot be read", where=str(error), state=state, next=hint)
     assert isinstance(error, OSError)
     what = "%s: %s" % (error.filename or store.root, error.strerror or error)

@@ -9,7 +9,7 @@ from .answers import Failure
 from .inspection import SHOW_LIMIT, named_secrets, show_file, shown
 from .manifest import DIR, FILE, LINK, Entry, entry_from_json, snapshot_id, to_json
 from .scan import Names
-from .store import RUN_NAME, Store
+from .store import RUN_NAME, Damaged, Store
 
 Answer = Dict[str, Any]
 PASSWORD = re.compile(
@@ -92,7 +92,11 @@ def _snapshot(store: Store, run: str) -> Answer:
     accepted, answer = store.accepted(), store.answer(run)
     if answer is None or not _is_kept(store, answer):
         raise Failure("swept", "the snapshot of run %s is not kept here (any more)" % run, next="`ngxsync history`")
-    manifest = store.accepted_manifest({"run": run})
+    try:
+        manifest = store.accepted_manifest({"run": run})
+    except Damaged as error:
+        hint = "choose another one; single files come back with `ngxsync rollback %s --path PATH`" % run
+        raise Failure("swept", "the snapshot of run %s is damaged" % run, where=str(error), next=hint)
     record = _record(store, run, accepted)
     for projection in (record.get("projection"), (accepted or {}).get("projection")):
         if projection is not None and snapshot_id(manifest, projection) == answer["id"]:
