@@ -714,3 +714,14 @@ def test_a_daemon_goes_on_by_itself_when_an_agent_that_was_gone_is_there_again(c
     pair.web2.run(["mv", "/srv/agent", f"{STATE}/agent"])
     assert closed.sync().outcome == "applied"
     assert served(pair.web2) == "again"
+
+
+def test_to_keep_less_is_refused_by_the_name_of_the_option(pair: Pair) -> None:
+    close_door(pair, keep={"runs": 20, "for_s": 1209600.0, "size": 2 << 30})
+    assert pair.ngxsync("sync", "--yes").returncode == 0
+    pair.write_config(sync="keep_size = 1M")
+    refused = pair.ngxsync("sync")
+    assert refused.returncode == 4
+    why = "the gate of web2 refused it: to keep less than was installed: keep_size in bytes: 1048576, 2147483648 was installed\n"
+    assert why in refused.stderr
+    assert "ngxsync peer install web2\n" in refused.stderr

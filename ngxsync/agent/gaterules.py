@@ -152,12 +152,17 @@ def _restore(value: Any, policy: Dict[str, Any]) -> Any:
     return value
 
 
+# the options of config.ini, for people
+KEPT_BY = {"runs": "keep_runs", "for_s": "keep_for in seconds", "size": "keep_size in bytes"}
+
+
 def _keep(value: Any, policy: Dict[str, Any]) -> Any:
     """How much old content stays: no less than was installed, or a thief's first run could make this host forget."""
     for name, installed in policy.get("keep", {}).items():
         asked = value.get(name) if isinstance(value, dict) else None
         if isinstance(asked, bool) or not isinstance(asked, (int, float)) or not asked >= installed:
-            raise Refused("to keep less than was installed: %s of %r, not %r" % (name, asked, installed))
+            words = (KEPT_BY.get(name, name), asked, installed)
+            raise Refused("to keep less than was installed: %s: %r, %r was installed" % words)
     return value
 
 

@@ -22,7 +22,7 @@ def refusal_in(complaints: bytes | str) -> str:
 
 def refused(why: str, name: str, where: str) -> AgentFailed:
     hint = f"if the configuration here changed, or ngxsync was upgraded: ngxsync peer install {name}"
-    what = f"the gate of {name} refused it: {tail(why)}"
+    what = f"the gate of {name} refused it: {tail(why).removeprefix('refused by the gate: ')}"
     return AgentFailed(Message(what, where, f"{name} unchanged; it is logged there", hint), code="gate")
 
 
