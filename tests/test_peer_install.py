@@ -529,6 +529,17 @@ def test_a_place_for_keys_that_is_not_to_be_trusted_is_left_alone(home: Pair, fa
     home.web2.run(["sh", "-c", "test ! -d /home/moved || mv /home/moved /home/deploy; rm -f /home/secret"])
 
 
+def test_no_room_for_the_agent_is_said_as_the_system_says_it(door: Pair) -> None:
+    door.web2.run(["mount", "-t", "tmpfs", "-o", "size=100k,mode=700", "tmpfs", STATE])
+    done = install(door, "--yes", status=4)
+    assert "an answer: OSError: [Errno 28] No space left on device\n" in done.stderr
+    assert "next: mend that on web2; the same command again" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert 'File "' not in done.stderr
+    door.web2.run(["umount", STATE])
+    install(door, "--yes")
+
+
 def test_modes_that_sshd_ignores_keys_for_are_mended_and_told(home: Pair) -> None:
     home.web2.run(["chmod", "0777", "/home/deploy/.ssh"])
     home.web2.run(["chmod", "0666", "/home/deploy/.ssh/authorized_keys"])

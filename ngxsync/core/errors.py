@@ -36,9 +36,14 @@ class Message:
 
 
 def tail(output: bytes | str, *, lines: int = 5) -> str:
-    """The last lines that another program wrote, safe for a message: printable, 2,000 characters at most."""
+    """The last lines that another program wrote, safe for a message: printable, 2,000 characters at most.
+
+    Of a Python traceback that ends with what the operating system said (a full disk) that line alone: it is no bug.
+    """
     text = output.decode("utf-8", "replace") if isinstance(output, bytes) else output
     kept = [line for line in text[-20_000:].splitlines() if line.strip()][-lines:]
+    if kept and "Error: [Errno " in kept[-1]:
+        kept = kept[-1:]
     clean = ("".join(char if char.isprintable() else " " for char in line).strip() for line in kept)
     return "; ".join(clean)[-2_000:]
 

@@ -85,7 +85,7 @@ class Login:
         if outcome.answer is None:
             said = tail(outcome.stderr) or tail(outcome.stdout) or "it said nothing"
             what = f"`{verb}` ended with status {outcome.status} instead of an answer: {said}"
-            hint = "the same command again goes on where it stopped"
+            hint = f"mend that on {self.settings.name}; the same command again goes on where it stopped"
             raise AgentFailed(Message(what, self.settings.where, "what it had done stays done", hint))
         return outcome.answer
 
