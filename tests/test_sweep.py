@@ -308,7 +308,7 @@ def test_older_manifests_of_large_trees_take_little_and_can_still_be_gone_back_t
     for damaged in ("{", '{"next": "../x", "delta": {}}', json.dumps({"next": last, "delta": {}}), '{"next": "gone"}'):
         peer(agent.host, "manifests", f"{last}.json").write_text(damaged)
         answer = agent.call("history", run=last, manifest=True)
-        assert (answer["ok"], answer["code"]) == (False, "disk"), answer
+        assert (answer["ok"], answer["code"]) == (False, "swept"), answer
     peer(agent.host, "manifests", f"{last}.json").write_text(text)
     assert restorable(agent) == [last, small]
 
