@@ -13,6 +13,7 @@ from .sweep import Keep, sweep
 WARNED_PCT = 80
 BLOCK = 4096  # what a file takes is a multiple of it
 COUNTED = ("blobs", "manifests", "runs")
+UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 def used_bytes(store: Store) -> int:
@@ -86,8 +87,9 @@ def _told(used: int, keep: Keep) -> str:
 
 
 def _advice(keep: Keep) -> str:
-    days = ("%.2f" % (keep.for_s / 86400)).rstrip("0").rstrip(".")
-    return "raise keep_size, or lower keep_runs (%d) or keep_for (%sd), in [sync] of config.ini" % (keep.runs, days)
+    size, unit = next((pair for pair in UNITS if keep.for_s >= pair[0]), UNITS[-1])
+    words = (keep.runs, keep.for_s / size, unit)
+    return "raise keep_size, or lower keep_runs (%d) or keep_for (%g%s), in [sync] of config.ini" % words
 
 
 def size_text(size: float) -> str:

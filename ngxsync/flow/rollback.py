@@ -154,6 +154,8 @@ class RollbackRun(PeerRun):
 
     def _none(self, what: str, code: str = "unknown-run") -> NoSuchRun:
         hint = "`ngxsync history` lists the runs, `ngxsync history RUN` what one replaced"
+        if code == "nothing-before":
+            hint += ", `ngxsync rollback RUN --path PATH` brings that back"
         return NoSuchRun(Message(what, self.name, f"{self.name} unchanged", hint), code=code)
 
     # a whole snapshot
