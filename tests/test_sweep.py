@@ -18,6 +18,7 @@ from ngxsync.agent import manifest as manifests
 from ngxsync.agent.store import Store
 from ngxsync.agent.sweep import ANSWERS, Keep, Run, kept_runs, sweep
 from tests.agent import STATE, Agent, agent_argv
+from tests.faults import Clock
 from tests.hosts import Host
 from tests.pair import ROOT, Pair, manifest_of, write_tree
 from tests.resident import Resident, are_equal, by_hand, kept_contents, raise_if_not_held
@@ -206,6 +207,21 @@ def test_a_clock_that_was_ahead_makes_a_run_young_and_never_old(agent: Agent) ->
     make_old(agent.host)
     last = changed(agent, "page 4\n", {**FEW, "runs": 1})
     assert restorable(agent) == [last]
+
+
+def test_a_clock_that_goes_a_year_ahead_makes_no_run_old(agent: Agent) -> None:
+    """Within one boot no more time passes than the machine is up."""
+    for number in range(4):
+        changed(agent, f"page {number}\n")
+    before = restorable(agent)
+    clock = Clock(agent.host)
+    clock.jump(365 * 24 * 3600)
+    request = {**agent.plan({PAGE: "page 4\n"}), "reload": False, "keep": {**FEW, "runs": 1}}
+    done = agent.host.run(agent_argv("transact"), input=json.dumps(agent.request(**request)), env=clock.environment)
+    answer = json.loads(done.stdout)
+    assert (answer["outcome"], answer["warnings"]) == ("applied", []), answer
+    assert answer["at"] > time.time() + 364 * 24 * 3600
+    assert restorable(agent) == [*before, answer["run"]]
 
 
 def test_latest_is_by_number_where_the_clock_went_back(agent: Agent) -> None:

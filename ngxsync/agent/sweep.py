@@ -13,6 +13,7 @@ import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from . import journal
+from .clock import latest_now
 from .store import BLOB_NAME, Damaged, Store, fsync_folder
 
 SHORT_S, LONG_S = 0.25, 10.0  # somebody waits for the run that sweeps; where the store is full, for the sweep
@@ -132,7 +133,7 @@ def sweep(
         _remove_temporaries(store)
         if keep is not None:
             records = Records(store)
-            if thorough or not records.is_little(keep, now):
+            if thorough or not records.is_little(keep, latest_now(store, now)):
                 _sweep(records, keep, now, end, warnings)
     except (OSError, Damaged, journal.Damaged) as error:
         warnings.append("old contents could not be swept: %s" % error)
@@ -145,7 +146,7 @@ def _sweep(records: Records, keep: Keep, now: float, end: float, warnings: List[
     needed = {str(record["run"]) for record in (accepted, opened.header if opened else None) if record}
     runs = records.runs(warnings)
     unknown = (set(records.answers) | set(records.parts)) - {run.name for run in runs}
-    kept = kept_runs(runs, keep, now, needed, (accepted or {}).get("restores", "")) | unknown
+    kept = kept_runs(runs, keep, latest_now(store, now), needed, (accepted or {}).get("restores", "")) | unknown
     ordered = sorted(runs, key=lambda run: run.sequence)
     gone = [run.name for run in ordered if run.name not in kept]
     first = next((run for run in ordered if run.holds and run.name in kept), None)
