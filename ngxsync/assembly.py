@@ -12,10 +12,9 @@ from typing import Any
 from ngxsync.agent.directives import loads, self_excludes
 from ngxsync.core.answers import checked
 from ngxsync.core.config import Config, PeerConfig
-from ngxsync.core.errors import ConfigError, Message, NgxsyncError, StateError
+from ngxsync.core.errors import ConfigError, Message, NgxsyncError
 from ngxsync.core.excludes import literal_pattern
 from ngxsync.core.ssh import LinkSettings
-from ngxsync.core.wording import disk_message
 from ngxsync.edges.bundle import Bundle
 from ngxsync.edges.local import LocalHost, others, problems_from
 from ngxsync.edges.state import MasterState
@@ -58,10 +57,7 @@ class MasterHost:
 
         if self._reader is None:
             self._reader = ConfReader(self.local.state_dir / "master" / CONF_CACHE)
-        try:
-            files = self._reader.named_files(*self.places())
-        except OSError as error:
-            raise StateError(disk_message(self.local.state_dir / "master" / CONF_CACHE, "write", error)) from error
+        files = self._reader.named_files(*self.places())
         own = {
             tree: tuple(literal_pattern(path) for path in paths)
             for tree, paths in self_excludes(files, self.config.sync.trees).items()

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -152,7 +153,7 @@ class ConfReader:
 
         A configuration file that is reached by a symbolic link is named by its real path too. An unreadable one is
         passed over: it is nginx that refuses it. No cache is kept where its folder is missing: before a first sync
-        nothing is made. Raises OSError where the cache file cannot be written.
+        nothing is made; where its file cannot be written, only speed is lost.
         """
         places = (str(prefix / conf), str(prefix))
         if places != self._places:
@@ -196,8 +197,9 @@ class ConfReader:
     def _save(self) -> None:
         # ten thousand files make megabytes: not to be written again for each edit, a few files are soon parsed again
         if self._cache_file and self._cache_file.parent.is_dir() and self._unsaved * 20 > len(self._seen):
-            _write_cache(self._cache_file, self._places, self._seen)
-            self._unsaved = 0
+            with suppress(OSError):
+                _write_cache(self._cache_file, self._places, self._seen)
+                self._unsaved = 0
 
 
 def _stamp(file: str) -> tuple[str, float]:
