@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from ngxsync.core.plan import make_plan
 from ngxsync.core.rollback import (
     Kept,
     contents_taken_back,
+    has_sound_excludes,
     manifest_with,
     origin,
     rolled_back_hold,
@@ -263,3 +265,10 @@ def test_the_message_of_the_hold() -> None:
     )
     assert rolled_back_hold(None, Snapshot(bad, projection()), everywhere, "web2") is None
     assert rolled_back_hold({"kind": "sync"}, Snapshot(bad, projection()), everywhere, "web2") is None
+
+
+@pytest.mark.parametrize("regex", ["(", "a{2,1}", "[z-a]", 7], ids=repr)
+def test_excludes_that_are_no_regular_expressions_are_not_believed(regex: Any) -> None:
+    tree = {"path": "/usr/local/nginx", "exclude": [["logs/", True], [regex, True]]}
+    assert not has_sound_excludes({"trees": [tree], "owners": True})
+    assert has_sound_excludes({"trees": [{**tree, "exclude": tree["exclude"][:1]}], "owners": True})

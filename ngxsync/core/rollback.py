@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -152,3 +153,14 @@ def rolled_back_hold(
     mend = "mend it here" if len(paths) == 1 else f"mend these {len(paths)} paths here"
     hint = f"{mend}, then it is synced by itself; or `ngxsync sync`, which undoes the rollback"
     return Hold(ROLLED_BACK, Message(what, peer, f"{peer} unchanged", hint))
+
+
+def has_sound_excludes(projection: Mapping[str, Any]) -> bool:
+    """Whether each exclude of a recorded projection is a regular expression; a peer that lies may say anything."""
+    try:
+        for tree in projection["trees"]:
+            for regex, _ in tree["exclude"]:
+                re.compile(regex)
+    except (re.error, TypeError, ValueError, RecursionError):
+        return False
+    return True

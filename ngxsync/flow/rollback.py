@@ -21,6 +21,7 @@ from ngxsync.core.plan import paths_to_send
 from ngxsync.core.rollback import (
     Kept,
     contents_taken_back,
+    has_sound_excludes,
     manifest_with,
     rolled_back_hold,
     snapshot_before,
@@ -208,7 +209,7 @@ class RollbackRun(PeerRun):
         """Raises AgentFailed where it is not what its id says."""
         answer = self._ask(run=run, manifest=True)
         manifest = manifests.from_json(answer["manifest"])
-        if snapshot_id(manifest, answer["projection"]) != wanted:
+        if snapshot_id(manifest, answer["projection"]) != wanted or not has_sound_excludes(answer["projection"]):
             what = f"the snapshot of run {run} there is not what its id says"
             raise AgentFailed(Message(what, self.name, f"{self.name} unchanged", "choose another one"), code="answer")
         return manifest, _projection_from(answer["projection"])
