@@ -18,6 +18,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -137,8 +138,9 @@ class Host:
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
     def signal_to(self, process: subprocess.Popen[str], number: int) -> None:
-        """Signals the command that `popen` started, not the nsenter around it."""
-        os.kill(self._command_pid(process), number)
+        """Signals the command that `popen` started, not the nsenter around it; one that has ended is left alone."""
+        with suppress(ProcessLookupError):
+            os.kill(self._command_pid(process), number)
 
     def pid_inside(self, process: subprocess.Popen[str]) -> int:
         """The process number of a `popen` as the host itself sees it."""
@@ -147,7 +149,13 @@ class Host:
 
     def _command_pid(self, process: subprocess.Popen[str]) -> int:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        return int(wait_until(lambda: children.read_text().split(), f"{self.name}: nsenter has its child")[0])
+
+        def found() -> list[str]:
+            if process.poll() is not None:
+                raise ProcessLookupError(process.pid)
+            return children.read_text().split()
+
+        return int(wait_until(found, f"{self.name}: nsenter has its child")[0])
 
     def commands(self) -> dict[int, str]:
         """All processes of the host but process 1 and dead ones: number in the host to command line (or title)."""

@@ -283,7 +283,7 @@ def test_a_rollback_that_is_killed_at_each_step_leaves_one_of_both_and_its_recor
     assert manifest_of(agent.host) == there
     assert len(points) > 15
     is_back = True
-    for call, number in points:
+    for call, number in points[:: 1 if EXHAUSTIVE else 2]:
         agent.generation = agent.scan()["accepted"]["generation"]
         stage, request = back_to(agent, second if is_back else first)
         assert agent.call("stage", **stage)["missing"] == [], (call, number)

@@ -38,7 +38,7 @@ def own_pair() -> Iterator[Pair]:
 def test_a_storm_breaks_no_promise(own_pair: Pair, seed: str) -> None:
     print(f"seed {SEEDS[seed]}: make storm SEED={SEEDS[seed]} ROUNDS={ROUNDS}")
     with storm(own_pair, SEEDS[seed]) as running:
-        running.run(ROUNDS, at_most_s=25)
+        running.run(ROUNDS, at_most_s=15)
         totals = running.watched.totals()
     assert totals["pages"] > 0
     assert totals["tests"] > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.liar import GONE, Liar, liar
 from tests.pair import ROOT, manifest_of, snapshot_inodes, write_tree
 from tests.resident import Resident, Run, by_hand, raise_if_not_in_sync, site
 
+LIES = 40 if os.environ.get("NGXSYNC_TEST_EVERY_STEP") else 15
 OUTSIDE = ("/etc/passwd", "/etc/shadow", "/root/.ssh", "/etc/ngxsync")
 OWNED = "\x1b]0;owned\x07\x9b31m‮\nok: applied"
 
@@ -240,7 +242,13 @@ def test_whatever_a_peer_answers_the_master_ends_cleanly(lying: Liar, synced: Re
     synced.sync()
     honest = lying.honest(verb)
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+    @settings(
+        max_examples=LIES,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize=True,
+        database=None,
+    )
     @given(st.lists(st.tuples(st.sampled_from(list(places(honest))), st.sampled_from(HOSTILE)), min_size=1, max_size=1))
     def attack(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
         write_tree(pair.web1, ROOT, site(f"edit {next(number)}"))
