@@ -132,6 +132,9 @@ def test_a_broken_edit_is_refused_and_a_refused_reload_undone(closed: Resident) 
 
 def socket_on(pair: Pair, port: int) -> socket.socket:
     taken = pair.web2.socket()
+    taken.setsockopt(
+        socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+    )  # who listened there a moment ago may have left a TIME_WAIT
     taken.bind(("0.0.0.0", port))
     taken.listen()
     return taken
