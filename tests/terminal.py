@@ -7,7 +7,6 @@ import pty
 import signal
 import subprocess
 import time
-from contextlib import suppress
 from types import TracebackType
 
 from tests.pair import Pair
@@ -40,15 +39,6 @@ class Terminal:
     def interrupt(self) -> None:
         """What Ctrl-C sends."""
         self._pair.master.signal_to(self.process, signal.SIGINT)
-
-    def interrupted(self) -> int:
-        """The exit status after Ctrl-C, pressed as a person does: again where nothing happens."""
-        for _ in range(3):
-            self.interrupt()
-            with suppress(AssertionError):
-                return self.end(timeout_s=8)
-        self.interrupt()
-        return self.end(timeout_s=8)
 
     def wait_for(self, text: str, timeout_s: float = 20.0) -> None:
         """Until the terminal has shown this text."""

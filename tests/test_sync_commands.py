@@ -343,7 +343,8 @@ def test_130_ctrl_c_before_anything_changed(pair: Pair) -> None:
         with Terminal(pair, "sync") as waiting:  # for the first one's lock, a minute long
             locks = pair.web1.path("/var/lib/ngxsync/master/sequence")
             wait_until(lambda: locks.read_text() == "2", "the second run has its number")
-            assert waiting.interrupted() == 130
+            waiting.interrupt()
+            assert waiting.end(timeout_s=10) == 130
         asked.interrupt()
         assert asked.end(timeout_s=10) == 130
         assert "ngxsync: interrupted\n  now: nothing changed\n" in asked.shown
