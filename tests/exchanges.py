@@ -37,9 +37,11 @@ class Recorder(Agent):
         self.kept: list[dict[str, Any]] = []
         self.names: dict[str, str] = {}
         self.taken = 0
+        self.protocol = 1
 
     def call(self, verb: str, **request: Any) -> dict[str, Any]:
-        asked = {"protocol": 1} if verb == "hello" else self.request(**request)
+        asked = {} if verb == "hello" else self.request(**request)
+        asked["protocol"] = self.protocol
         asked.pop("stages", None)
         staged = self._staged(asked) if verb == "transact" else {}
         with port_taken(self.host, self.taken):
@@ -103,6 +105,9 @@ def record(agent: Recorder) -> None:
     agent.call("recover")
     agent.call("status")
     agent.call("facts", users=[], groups=[])
+    if agent.protocol >= 2:
+        agent.call("history")
+        agent.call("history", run="000001-test")
 
 
 def old_agent(host: Host, revision: str, folder: str) -> None:
@@ -126,6 +131,7 @@ def main(revision: str, number: str) -> None:
     try:
         old_agent(pair.web2, revision, "/srv/old")
         agent = Recorder(pair.web2, "/srv/old")
+        agent.protocol = int(number)
         record(agent)
     finally:
         pair.close()

@@ -174,6 +174,9 @@ FREE |= {
     "seconds",
     "build",
     "rsync",
+    "speaks",
+    "release",
+    "loaded",
 }
 
 
