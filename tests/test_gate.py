@@ -163,6 +163,7 @@ VALID: dict[str, dict[str, Any]] = {
         "nginx": {**RULES["nginx"], "prove_timeout_s": 10.0},
         "projection": {"trees": [], "owners": False},
     },
+    "probe": {"state_dir": STATE, "nginx": {**RULES["nginx"], "test_timeout_s": 60}, "wait_s": 10.0},
     "history": {"state_dir": STATE, "run": RUN, "path": f"{TREES[1]}/x"},
     "transact": {
         "state_dir": STATE,

@@ -21,6 +21,7 @@ NEEDED = {
     "stage": ["state_dir", "run", "trees"],
     "show": ["state_dir"],
     "facts": ["state_dir", "projection", "nginx"],
+    "probe": ["state_dir", "nginx"],
     "history": ["state_dir"],
     "transact": ["state_dir", "run", "projection", "nginx", "changes", "delta", "id", "base", "written_by"],
     "recover": ["state_dir"],

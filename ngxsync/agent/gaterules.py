@@ -12,7 +12,7 @@ from .manifest import is_clean, tree_of
 from .staged import Staged
 from .store import RUN_NAME
 
-VERBS = ("hello", "scan", "stage", "show", "facts", "transact", "recover", "status", "history")
+VERBS = ("hello", "scan", "stage", "show", "facts", "probe", "transact", "recover", "status", "history")
 
 LONGEST = 8192  # bytes of a command: a path has 4096 at most
 TIMES = ("prove_timeout_s", "test_timeout_s", "idle_timeout_s")  # of `nginx`
@@ -98,7 +98,7 @@ def checked(verb: str, request: Dict[str, Any], policy: Dict[str, Any]) -> Dict[
 def _needed(verb: str, request: Dict[str, Any]) -> List[str]:
     if verb == "show":
         return ["state_dir"] + (["run"] if "run" in request else ["paths", "nginx", "projection"])
-    needed = {"scan": ["projection"], "stage": ["run", "trees"], "facts": ["nginx", "projection"]}
+    needed = {"scan": ["projection"], "stage": ["run", "trees"], "facts": ["nginx", "projection"], "probe": ["nginx"]}
     needed["transact"] = ["run", "nginx", "projection"]
     return [] if verb == "hello" else ["state_dir"] + needed.get(verb, [])
 

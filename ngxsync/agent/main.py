@@ -15,7 +15,7 @@ from .manifest import PROTOCOL, RELEASE, SPEAKS
 from .store import Busy, Damaged, Store
 
 BY_HAND = ("status", "recover")
-READING = ("hello", "scan", "show", "facts", "history", "status")  # verbs that change nothing
+READING = ("hello", "scan", "show", "facts", "probe", "history", "status")  # verbs that change nothing
 READING_S = 600  # longer than any caller waits for one of these
 WAIT_S = 60  # for more of a request to come, or of an answer to go; the master keeps an interpreter warm for less
 CHUNK = 1 << 16
@@ -30,6 +30,7 @@ VERBS = {
     "stage": ("trees", "make_stage"),
     "show": ("inspection", "show"),
     "facts": ("facts", "facts"),
+    "probe": ("probes", "probe"),
     "history": ("history", "history"),
     "transact": ("verbs", "transact"),
     "validate": ("verbs", "validate"),

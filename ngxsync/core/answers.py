@@ -7,25 +7,36 @@ trees that were asked about and nowhere else, and no claim but about what was as
 from __future__ import annotations
 
 import base64
-import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ngxsync.agent.manifest import DIR, FILE, LINK, entry_from_json, is_clean, tree_of
 from ngxsync.core.errors import AgentFailed, Message
-from ngxsync.core.wording import safe_name
+from ngxsync.core.shapes import (
+    OWN_FOLDER,
+    Maybe,
+    Shape,
+    below,
+    code,
+    count,
+    digest,
+    entry,
+    equal,
+    flag,
+    mapping,
+    misfit,
+    moment,
+    nullable,
+    number,
+    one_of,
+    path,
+    row,
+    run_name,
+    text,
+)
 
-Shape = Any  # a predicate; {key: shape} of the keys that must be there; [shape] of each item
 Asked = Mapping[str, Any]
 
-OWN_FOLDER = ".ngxsync"
-LONGEST_PATH, LONGEST_NAME = 4096, 255  # bytes, of Linux
-LATEST_S = 253_402_214_400.0  # the year 9999 in every time zone
-HEX = re.compile(r"[0-9a-f]{64}\Z")
-CODE = re.compile(r"[a-z][a-z-]{0,40}\Z")
-RUN = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}\Z")
-UNCHANGED = ("hello", "scan", "show", "facts", "status", "history")  # verbs that change nothing there
+UNCHANGED = ("hello", "scan", "show", "facts", "probe", "status", "history")  # verbs that change nothing there
 
 
 def checked(verb: str, asked: Asked, answer: Any, peer: str, where: str) -> dict[str, Any]:
@@ -49,128 +60,7 @@ def shape_of(verb: str, asked: Asked, answer: Any) -> Shape:
         return _finished(asked, answer)
     if verb == "show":
         return _shown_run(asked) if "run" in asked else _shown_files(asked)
-    table = {"hello": _hello, "scan": _scan, "stage": _stage, "recover": _recover, "facts": _facts, "history": _history}
-    return table[verb](asked) if verb in table else {"ok": flag}
-
-
-def misfit(value: Any, shape: Shape, place: str = "") -> str:
-    """Which part does not fit, "" where all does."""
-    if callable(shape):
-        return "" if shape(value) else f"{place or 'it'} is {safe_name(repr(value)[:60])}"
-    if isinstance(shape, list):
-        if not isinstance(value, list):
-            return f"{place} is no list"
-        return next(filter(None, (misfit(item, shape[0], f"{place}[{i}]") for i, item in enumerate(value))), "")
-    if not isinstance(value, dict):
-        return f"{place or 'it'} is no object"
-    missing = next((key for key in shape if key not in value and not isinstance(shape[key], Maybe)), None)
-    if missing is not None:
-        return f"{place + '.' if place else ''}{missing} is missing"
-    inside = ((key, f"{place}.{key}" if place else key) for key in shape if key in value)
-    return next(filter(None, (misfit(value[key], shape[key], there) for key, there in inside)), "")
-
-
-class Maybe:
-    """A key that may be missing."""
-
-    def __init__(self, shape: Shape) -> None:
-        self.shape = shape
-
-    def __call__(self, value: Any) -> bool:
-        return not misfit(value, self.shape)
-
-
-def text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < LATEST_S and math.isfinite(value)
-
-
-def moment(value: Any) -> bool:
-    return bool(number(value) and value >= 0)
-
-
-def digest(value: Any) -> bool:
-    return text(value) and HEX.match(value) is not None
-
-
-def run_name(value: Any) -> bool:
-    return text(value) and RUN.match(value) is not None
-
-
-def code(value: Any) -> bool:
-    return text(value) and CODE.match(value) is not None
-
-
-def name(value: Any) -> bool:
-    """What may be a file's name or a link's target."""
-    try:
-        return text(value) and "\0" not in value and len(value.encode("utf-8", "surrogateescape")) < LONGEST_PATH
-    except UnicodeEncodeError:
-        return False
-
-
-def path(value: Any) -> bool:
-    return name(value) and is_clean(value)
-
-
-def entry(value: Any) -> bool:
-    """Of a manifest, as its kind has it."""
-    try:
-        found = entry_from_json(value)
-    except (TypeError, ValueError):
-        return False
-    if any(type(part) is bool for part in value) or not 0 <= found.mode <= 0o7777 or abs(found.mtime_ns) >= 2**95:
-        return False
-    fits = {FILE: digest(found.content), DIR: found.content == "", LINK: found.content != "" and name(found.content)}
-    return fits[found.kind] and count(found.size) and name(found.owner) and name(found.group)
-
-
-def equal(wanted: Any) -> Callable[[Any], bool]:
-    return lambda value: type(value) is type(wanted) and value == wanted
-
-
-def one_of(*words: str) -> Callable[[Any], bool]:
-    return lambda value: value in words if text(value) else False
-
-
-def nullable(shape: Shape) -> Callable[[Any], bool]:
-    return lambda value: value is None or not misfit(value, shape)
-
-
-def mapping(key: Callable[[Any], bool], shape: Shape) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and all(key(k) and not misfit(v, shape) for k, v in value.items())
-
-
-def row(*shapes: Shape) -> Callable[[Any], bool]:
-    def fits(value: Any) -> bool:
-        if not isinstance(value, list) or len(value) != len(shapes):
-            return False
-        return not any(misfit(part, shape) for part, shape in zip(value, shapes, strict=True))
-
-    return fits
-
-
-def below(trees: list[str]) -> Callable[[Any], bool]:
-    """A path in one of the trees, and in no folder of ours."""
-
-    def fits(value: Any) -> bool:
-        tree = tree_of(value, trees) if path(value) else None
-        if tree is None:
-            return False
-        return all(part != OWN_FOLDER and len(part) <= LONGEST_NAME for part in value[len(tree) :].split("/"))
-
-    return fits
+    return TABLE[verb](asked) if verb in TABLE else {"ok": flag}
 
 
 MESSAGE = {"what": text, "where": text, "state": text, "next": text}
@@ -346,5 +236,22 @@ def _facts(asked: Asked) -> Shape:
     }
 
 
+def _probe(_asked: Asked) -> Shape:
+    asked = {"name": text, "listen": text, "port": count, "tls": flag, "status": count, "error": text}
+    asked["certificate"] = lambda value: value == "" or digest(value)
+    return {"probes": [asked], "unprobed": [row(text, text)], "left": count, "why": text}
+
+
 def _either(value: Any, key: str, if_true: Shape, if_false: Shape) -> bool:
     return not misfit(value, {key: flag}) and not misfit(value, if_true if value[key] else if_false)
+
+
+TABLE = {
+    "hello": _hello,
+    "scan": _scan,
+    "stage": _stage,
+    "recover": _recover,
+    "facts": _facts,
+    "probe": _probe,
+    "history": _history,
+}
