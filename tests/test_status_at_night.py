@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ngxsync.agent.running import NOTHING
 from ngxsync.agent.statuslines import age, shown, status_lines
 from tests.agent import STATE, Agent, agent_argv
 from tests.hosts import Host, wait_until
@@ -22,15 +23,7 @@ from tests.test_agent_main import installed
 NOW = 1_800_000_000.0
 RECORD = {"id": "a" * 64, "written_by": "web1", "run": "00000007-0badcafe", "at": NOW - 3 * 3600, "proven": True}
 START = "/usr/sbin/nginx -p /usr/local/nginx -c conf/nginx.conf"
-NGINX = {
-    "pid": 812,
-    "since": NOW - 90000,
-    "loaded": NOW - 3 * 3600,
-    "file": "",
-    "changed": None,
-    "why": "",
-    "start": START,
-}
+NGINX = {**NOTHING, "pid": 812, "since": NOW - 90000, "loaded": NOW - 3 * 3600, "start": START}
 REFUSED = {
     "count": 3,
     "since": NOW - 2 * 3600,
@@ -77,6 +70,9 @@ STATES: dict[str, dict[str, Any]] = {
     "nginx-down": {"nginx": {**NGINX, "state": "down"}},
     "stale-running": {
         "nginx": {**NGINX, "state": "stale", "file": "/usr/local/nginx/conf/vhosts/shop.conf", "changed": NOW - 30}
+    },
+    "replaced-binary": {
+        "nginx": {**NGINX, "state": "stale", "file": "/usr/sbin/nginx", "changed": NOW - 30, "needs_restart": True}
     },
     "drifted": {"edited": {"count": 7, "paths": [f"/usr/local/nginx/html/{n}" for n in "abcde"], "unread": []}},
     "refused": {

@@ -1,18 +1,25 @@
 """What nginx wrote to its error logs since a moment: it refutes a reload, and never proves one (TRANSACTION, reload and prove)."""
 
+import glob
 import os
 import re
 import stat
-from typing import List, NamedTuple, Set, Tuple
+import time
+from typing import Iterable, List, Match, NamedTuple, Optional, Set, Tuple
 
+from .directives import open_file
 from .nginx import Nginx, main_directives, value_of
 
 LogMark = NamedTuple("LogMark", [("path", str), ("inode", int), ("offset", int)])
+# `at` is a whole second since 1970; `text` has no time, level and process number
+Entry = NamedTuple("Entry", [("at", float), ("level", str), ("pid", int), ("text", str), ("path", str)])
 READ_LIMIT = 64 << 20  # bytes of one log: a debug log grows faster than anybody reads it
+BLOCK = 64 << 10
 
 _TOLD = re.compile(rb"\[(?:emerg|alert)\]| exited ")
 _LINE = re.compile(r"^\S+ \S+ \[(\w+)\] (\d+)#\d+: (.*)")
 _DEATH = re.compile(r"worker process (\d+) exited (?:with fatal code|on signal)")
+_ENTRY = re.compile(rb"^(\d{4})/(\d\d)/(\d\d) (\d\d):(\d\d):(\d\d) \[(\w+)\] (\d+)#\d+: (.*)", re.M)
 
 
 def log_paths(conf: str, nginx: Nginx) -> Tuple[List[str], List[str]]:
@@ -91,3 +98,67 @@ def text_of(line: str) -> str:
     """A line without its time, level and process number."""
     head = _LINE.match(line)
     return head.group(3) if head else line
+
+
+def death_in(text: str) -> bool:
+    """Whether the main process tells here that a worker died."""
+    return _DEATH.match(text) is not None
+
+
+# by time, for who did not see where the log ended then
+
+
+def entries_since(paths: Iterable[str], since: float, levels: Iterable[str]) -> List[Entry]:
+    """What was logged at these levels since the second of a moment, in order, also to what was rotated meanwhile.
+
+    The log's times are local ones, of nginx; they are read as this process would write them.
+    """
+    found: List[Entry] = []
+    for path in sorted(set(paths)):
+        for file in _with_rotated(path, since):
+            try:
+                found += _entries_of(file, int(since), {level.encode() for level in levels})
+            except OSError:
+                continue
+    return sorted(found, key=lambda entry: entry.at)
+
+
+def _with_rotated(path: str, since: float) -> List[str]:
+    """The log and what lies beside it as `error.log.1` or `error.log-20261126`, oldest first: what was written to since."""
+    aged = []
+    for file in {path} | set(glob.glob(glob.escape(path) + "[.-]*[0-9]")):
+        try:
+            written = os.stat(file).st_mtime
+        except OSError:
+            continue
+        if written >= int(since):
+            aged.append((written, file))
+    return [file for _, file in sorted(aged)]
+
+
+def _entries_of(path: str, since: int, levels: Set[bytes]) -> List[Entry]:
+    with open_file(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        length = BLOCK
+        while True:  # backwards, until something older is seen
+            stream.seek(max(0, size - length))
+            text = stream.read(length)
+            first = _ENTRY.search(text)
+            if length >= min(size, READ_LIMIT) or (first and (_moment(first) or 0) < since):
+                break
+            length *= 8
+    found = []
+    for match in _ENTRY.finditer(text):
+        at = _moment(match) if match.group(7) in levels else None
+        if at is not None and at >= since:
+            words = match.group(9).decode("utf-8", "replace")
+            found.append(Entry(at, match.group(7).decode(), int(match.group(8)), words, path))
+    return found
+
+
+def _moment(match: Match[bytes]) -> Optional[float]:
+    year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
+    try:
+        return time.mktime((year, month, day, hour, minute, second, 0, 0, -1))
+    except (OverflowError, ValueError):
+        return None

@@ -11,7 +11,7 @@ import stat
 import subprocess
 from typing import Any, Dict, List
 
-from . import journal, unit
+from . import journal, running, unit
 from .addresses import own_addresses
 from .answers import Failure
 from .directives import Directive, NamedFile, named_files, read_all
@@ -36,6 +36,7 @@ def facts(request: Answer) -> Answer:
         "ok": True,
         "hello": hello(request),
         "nginx": _nginx_facts(request["nginx"], trees),
+        "running": running.state(request["nginx"]),
         "nonlocal_bind": first_line("/proc/sys/net/ipv4/ip_nonlocal_bind"),
         "nonlocal_bind6": first_line("/proc/sys/net/ipv6/ip_nonlocal_bind"),
         "addresses": own_addresses(),

@@ -1,24 +1,18 @@
 """The verb `status`: what the peer knows by itself, for the person who logs in there at night while its master is dead."""
 
 import os
-import shlex
 import subprocess
 import time
 from typing import Any, Dict, List, Optional
 
-from . import journal, unit
-from .directives import loads, named_files, read_all
+from . import journal, running, unit
 from .manifest import Manifest, is_same
-from .nginx import NGINX_ERRORS, SHUTTING_DOWN, Nginx, find_nginx, find_running, start_time
-from .proof import family, is_worker
 from .scan import scan
 from .store import Damaged, Store
 
 Answer = Dict[str, Any]
 
 SHOWN = 5
-TICKS = os.sysconf("SC_CLK_TCK")
-SLACK_S = 1.0  # start times and file times are told by different clocks
 DONE = ("applied", "in-sync", "not-proven")  # outcomes after which what the master had is here
 
 
@@ -27,14 +21,14 @@ def status(request: Answer) -> Answer:
 
     Changes nothing.
 
-    `nginx`: {state: running, stale, down, unknown; pid, since, loaded, file, changed, why, start}; times in seconds since 1970.
+    `nginx`: see running.state.
     `edited`: {count, paths (a few), unread} against accepted, null where nothing is accepted or its manifest is lost.
     `refused`: the runs since the last one that was applied: {count, since, at, run, outcome, code, lines}; null for none.
     Raises store.Damaged for the accepted record.
     """
     store = Store(request["state_dir"])
     accepted = store.accepted()
-    settings = (accepted or {}).get("settings") or request.get("nginx") or of_the_only_one()
+    settings = (accepted or {}).get("settings") or request.get("nginx") or running.of_the_only_one()
     return {
         "ok": True,
         "host": os.uname().nodename,
@@ -42,7 +36,7 @@ def status(request: Answer) -> Answer:
         "accepted": accepted,
         "journal": journal.describe(store.journal),
         "lock": store.holder("transaction"),
-        "nginx": nginx_state(settings),
+        "nginx": running.state(settings),
         "edited": edited(store, accepted),
         "last": latest(store),
         "refused": refused(store),
@@ -60,68 +54,6 @@ def latest(store: Store) -> Optional[Answer]:
 
 def _sequence(answer: Answer) -> int:
     return int(answer.get("sequence", 0))
-
-
-# nginx
-
-
-def of_the_only_one() -> Optional[Answer]:
-    """Settings of the one nginx that runs here, for a record of an earlier release, which has none."""
-    found = find_running()
-    return {"binary": "auto", "root": found[1], "conf": found[2]} if found is not None else None
-
-
-def nginx_state(settings: Optional[Answer]) -> Answer:
-    """Whether it runs, and whether it has read what is on its disk: no file that it loads may be younger than its workers."""
-    if not settings:
-        return _state("unknown", why="no run recorded which it is, and not exactly one runs here")
-    try:
-        nginx = find_nginx(settings)
-    except NGINX_ERRORS as error:
-        return _state("unknown", why=str(error))
-    if nginx.problem:
-        return _state("unknown", why=nginx.problem)
-    start = " ".join(shlex.quote(word) for word in [nginx.build.binary] + nginx.args)
-    if nginx.running is None:
-        pid = nginx.single
-        why = "process %d runs without a main process (master_process off)" % pid
-        return _state("unknown", pid=pid, why=why) if pid else _state("down", start=start)
-    pid = nginx.running.pid
-    # the oldest of those that serve: one that died and was born again did not read the files again
-    workers = [child for child, title in family(pid).items() if is_worker(title) and SHUTTING_DOWN not in title]
-    loaded = min((_wall_clock(ticks) for _, ticks in workers), default=_wall_clock(start_time(pid)))
-    changed, file = max(_loaded_files(nginx), default=(0.0, ""))
-    found = {"pid": pid, "since": _wall_clock(start_time(pid)), "loaded": loaded, "start": start}
-    if changed > loaded + SLACK_S:
-        return _state("stale", file=file, changed=changed, **found)
-    return _state("running", **found)
-
-
-def _state(state: str, **more: Any) -> Answer:
-    empty = {"pid": 0, "since": None, "loaded": None, "file": "", "changed": None, "why": "", "start": ""}
-    return dict(empty, state=state, **more)
-
-
-def _loaded_files(nginx: Nginx) -> List[Any]:
-    """(when it was last changed, path) of every file that this configuration has nginx read."""
-    directives = read_all(nginx.conf, nginx.prefix)
-    named = named_files(directives, os.path.dirname(nginx.conf), nginx.prefix)
-    is_loaded = loads(named)
-    paths = {directive.file for directive in directives} | {item.path for item in named if is_loaded(item.path)}
-    found = []
-    for path in sorted(paths | {nginx.conf}):
-        try:
-            found.append((os.stat(path).st_ctime, path))
-        except OSError:
-            continue  # a pattern, or what is not there: nginx -t says so
-    return found
-
-
-def _wall_clock(ticks: int) -> float:
-    """Clock ticks since boot as seconds since 1970, by the clock of now."""
-    with open("/proc/uptime") as stream:
-        uptime = float(stream.read().split()[0])
-    return time.time() - uptime + ticks / TICKS
 
 
 # the trees and the runs

@@ -71,6 +71,10 @@ def _judge_nginx(answer: Answer) -> Optional[Verdict]:
             "nginx does not run: this host serves nothing.",
             "`%s -t`, then start nginx as this host does" % nginx["start"],
         )
+    if nginx["state"] == "stale" and nginx["needs_restart"]:
+        restart = "`%s -t`, then restart nginx as this host does, when a pause does no harm"
+        meaning = "nginx runs something older than what is on its disk, and a reload does not change that."
+        return Verdict("stale-running", meaning, restart % nginx["start"])
     if nginx["state"] == "stale":
         reload = "`%s -t && kill -HUP %d` has it read them" % (nginx["start"], nginx["pid"])
         return Verdict("stale-running", "nginx runs something older than the files on its disk.", reload)
@@ -163,7 +167,9 @@ def _nginx(answer: Answer) -> List[str]:
         return ["unknown: " + shown(nginx["why"])]
     lines = ["runs (process %d), read its configuration %s" % (nginx["pid"], _when(nginx["loaded"], now))]
     if nginx["state"] == "stale":
-        return lines + ["but %s was changed %s" % (shown(nginx["file"]), _when(nginx["changed"], now))]
+        when = "was changed " + _when(nginx["changed"], now) if nginx["changed"] is not None else "is gone"
+        told = ["nginx refused it: " + shown(nginx["refused"])] if nginx["refused"] else []
+        return lines + ["but %s %s" % (shown(nginx["file"]), when)] + told
     return lines
 
 

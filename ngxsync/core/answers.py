@@ -68,6 +68,15 @@ FAILURE = {"ok": equal(False), "code": code, "message": MESSAGE}
 PROBLEM = {"text": text, "file": text, "line": count, "level": one_of("error", "warning")}
 JOURNAL = {"run": text, "phase": text, "since": nullable(moment)}
 RULE = row(text, flag)
+RUNNING = {
+    "state": one_of("running", "stale", "down", "unknown"),
+    "pid": count,
+    **dict.fromkeys(("since", "loaded", "changed", "draining_since"), nullable(moment)),
+    **dict.fromkeys(("file", "why", "start", "refused"), text),
+    "draining": count,
+    "binary_replaced": flag,
+    "needs_restart": flag,
+}
 ACCEPTED = {
     "generation": text,
     "id": digest,
@@ -225,6 +234,7 @@ def _facts(asked: Asked) -> Shape:
         **dict.fromkeys(("nonlocal_bind", "nonlocal_bind6", "selinux", "recovery_unit", "rsync"), text),
         "hello": _hello(asked),
         "nginx": lambda value: _either(value, "found", nginx, {"why": text}),
+        "running": Maybe(RUNNING),
         "addresses": [text],
         "trees": dict.fromkeys(_trees(asked), room),
         "state": room,
