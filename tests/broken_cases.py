@@ -17,7 +17,7 @@ MAIN = "conf/nginx.conf"
 VHOST = "conf/vhosts/broken.conf"
 OUTSIDE = "/opt/ngxsync-test"  # outside every tree: what is there is on the master only
 MASTER_ADDRESS = "192.0.2.1"
-ECHO_MODULE = "/usr/lib/nginx/modules/ngx_http_echo_module.so"
+STREAM_MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
 
 @dataclass(frozen=True)
@@ -196,12 +196,12 @@ PEER_ONLY = (
     ),
     BrokenCase(
         "peer-lacks-module",
-        _main("", f"load_module {OUTSIDE}/ngx_http_echo_module.so;\n"),
+        _main("", f"load_module {OUTSIDE}/ngx_stream_module.so;\n"),
         "peer",
-        f"{OUTSIDE}/ngx_http_echo_module.so",
+        f"{OUTSIDE}/ngx_stream_module.so",
         MAIN,
         1,
-        {f"{OUTSIDE}/ngx_http_echo_module.so": ECHO_MODULE},
+        {f"{OUTSIDE}/ngx_stream_module.so": STREAM_MODULE},
     ),
     BrokenCase(
         "peer-lacks-include",

@@ -98,6 +98,7 @@ class Host:
             self.kill()
             raise AssertionError(f"{name} did not start; the reason is on standard error")
         self.mounts = self._mounts()
+        self._emptied_for = "its start"
 
     def path(self, path: str | Path) -> Path:
         """Where this process reads and writes the host's file. An absolute link in it would lead into this machine."""
@@ -266,6 +267,9 @@ class Host:
         for number, point in reversed(self._mounts().items()):
             if number not in self.mounts:
                 self.run(["umount", "-l", point])
+        lost = [point for number, point in self.mounts.items() if number not in self._mounts()]
+        assert not lost, f"{self.name} has lost {lost}, since {self._emptied_for}"
+        self._emptied_for = os.environ.get("PYTEST_CURRENT_TEST", "")
         keep = {"/run/sshd", "/run/sshd.pid", "/run/lock"}
         for point in self._mounts().values():
             keep |= {point, *map(str, Path(point).parents)}
@@ -277,6 +281,18 @@ class Host:
             os.chown(self.path(folder), 0, 0)
             self.path(folder).chmod(0o700 if folder == "/var/lib/ngxsync" else 0o755)
         self.path("/usr/local/sbin/ngxsync-agent").unlink(missing_ok=True)
+
+    def unmount(self, point: str) -> None:
+        """The uppermost file system there, once; it may be busy for an instant longer than its last process is seen.
+
+        What umount(8) says is not asked: it may fail after the file system is gone, and the next call would take what lay below.
+        """
+        before = self._mounts()
+
+        def is_gone() -> bool:
+            return self.run(["umount", point], check=False).returncode == 0 or self._mounts() != before
+
+        wait_until(is_gone, f"{self.name}: {point} is unmounted")
 
     def _mounts(self) -> dict[str, str]:
         """{id of a mount: where it is}, in the order in which they were made."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.agent import STATE, Agent, agent_argv
-from tests.hosts import Host, wait_until
+from tests.hosts import Host
 from tests.moments import JOURNAL, MOMENTS, is_accepted_by, stop_at
 from tests.pair import BASE_TREE, ROOT, Pair, manifest_of, write_tree
 from tests.resident import kept_contents, left_in_stages
@@ -88,8 +88,8 @@ class Machine:
         """Everything is gone; on come the copies of that name."""
         self.host.kill_all_but_sshd()
         for disk, folders in self.layout.items():
-            for point in (*folders, f"/srv/{disk}"):  # busy for an instant longer than its last process is seen
-                wait_until(lambda point=point: self.host.run(["umount", point], check=False).returncode == 0, point)
+            for point in (*folders, f"/srv/{disk}"):
+                self.host.unmount(point)
         self.plug_in(name)
 
     def raise_if_not(self, name: str, where: str) -> None:
