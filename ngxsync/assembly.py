@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,9 @@ class MasterHost:
 
     def warm(self) -> None:
         self.local.warm()
+
+    def ask(self, verb: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        return self.local.call(verb, request)
 
     def places(self) -> tuple[Path, Path]:
         """(main configuration file, prefix) as this host's nginx has them; as configured where none can be run."""

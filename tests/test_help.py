@@ -25,6 +25,7 @@ OURS = (
     "rollback",
     "diff",
     "status",
+    "ready",
     "validate",
     "history",
     "pause",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ class Here:
 
     def warm(self) -> None:
         pass
+
+    def ask(self, verb: str, _request: Mapping[str, Any]) -> dict[str, Any]:
+        raise AssertionError(verb)
 
 
 class There:

@@ -16,6 +16,7 @@ COMMANDS = {
     "check": "ngxsync.cli.check",
     "demo": "ngxsync.cli.demo",
     "status": "ngxsync.cli.status",
+    "ready": "ngxsync.cli.ready",
     "diff": "ngxsync.cli.diff",
     "validate": "ngxsync.cli.validate",
     "history": "ngxsync.cli.history",

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ngxsync.core.errors import Message
+from ngxsync.core.look import Look, look_from_json
 from ngxsync.core.model import APPLIED, BROKEN, NOT_PROVEN, UNDONE, UNKNOWN, Pause
 
 # what JSON may give for a field of this annotation
@@ -52,6 +53,7 @@ class PeerRecord:
     `broken` is why an undo failed there (exit 7): while it is open, automatic runs leave that peer alone.
     `self_excludes` maps a tree to the patterns that its configuration excluded by itself; they only accumulate.
     `is_root` is whether the agent there runs as root, so that owners count; None where it has not said so yet.
+    `look` is what was found of its readiness last, None where nobody has looked, or the record of it is damaged.
     `master_roots` and `peer_roots` are Snapshot.roots of both hosts at the last accepted run.
     """
 
@@ -76,6 +78,7 @@ class PeerRecord:
     last_run_at: float | None = None
     last_outcome: str = ""
     last_exit: int = 0
+    look: Look | None = None
 
     def has_root_there(self, user: str) -> bool:
         """Whether the agent runs as root: it may by sudo, whoever logs in."""
@@ -129,6 +132,7 @@ def record_from_json(data: Any) -> PeerRecord:
         values[name] = {tree: dict(facts) for tree, facts in values.get(name, {}).items()}
     for name, kind in (("refused", Refused), ("message", Message)):
         values[name] = kind(**_known(kind, values[name])) if values.get(name) else None
+    values["look"] = look_from_json(values.get("look"))
     record = PeerRecord(**values)
     for part in (record, *record.quarantine, record.refused, record.message):
         _raise_if_mistyped(part)

@@ -52,6 +52,10 @@ class Master(Protocol):
 
     def warm(self) -> None: ...
 
+    def ask(self, verb: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A verb of the agent that reads only, on this host."""
+        ...
+
 
 class Peer(Protocol):
     """One peer: its connection for the agent and the one for rsync, joined by the entry."""

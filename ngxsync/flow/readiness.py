@@ -1,0 +1,214 @@
+"""`ready`: one look at the master and at a peer, both asked at the same time; nothing changes anywhere.
+
+What is asked: both scans (content), the verb facts of both, and the verb probe of both where its latest answers do not serve.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ngxsync.agent.manifest import PROTOCOL
+from ngxsync.core import judge_pair, model
+from ngxsync.core.config import PeerConfig
+from ngxsync.core.errors import AgentFailed, Message, NgxsyncError, PeerUnreachable
+from ngxsync.core.excludes import make_projection
+from ngxsync.core.look import Look, Seen, joined, unreachable
+from ngxsync.core.memory import PeerRecord
+from ngxsync.core.readiness import (
+    Content,
+    Facts,
+    Findings,
+    Reason,
+    judge_content,
+    judge_listens,
+    judge_probes,
+    judge_recovery,
+    judge_running,
+    of_checks,
+    of_error,
+)
+from ngxsync.flow import requests
+from ngxsync.flow.interfaces import Options, Peer, Prepared, Validation
+from ngxsync.flow.outcomes import message_of
+from ngxsync.flow.peer_run import PeerRun
+from ngxsync.flow.pipeline import Pipeline
+
+FACTS_S = 30.0
+PROBE_S = 10.0  # for all names together
+PROBES_S = 20.0  # until the answer is here
+HELD = (model.HELD, model.REFUSED, model.UNDONE, model.BROKEN, model.PAUSED)
+# codes of an agent or a gate that do not know a verb yet
+UNKNOWN_VERB = ("gate", "agent")
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A peer, and what is known of it now; `before` is what was known until then."""
+
+    name: str
+    look: Look
+    before: Look | None
+
+
+class Looking:
+    """The questions of one look at several peers; those to the master are asked once."""
+
+    def __init__(self, pipeline: Pipeline, pool: ThreadPoolExecutor) -> None:
+        self._pipeline, self._pool = pipeline, pool
+        self._prepared = pool.submit(self._scan)
+        self._facts = pool.submit(self._ask_master, "facts", self._common(None))
+        self._probes: Future[Facts] | None = None
+
+    def _common(self, peer: PeerConfig | None) -> dict[str, Any]:
+        projection = make_projection(self._pipeline.config, peer, None, owners=False)
+        return {"projection": projection.as_json(), "rehearse": False, "wait_s": PROBE_S}
+
+    def _scan(self) -> Prepared:
+        named = self._pipeline.master.named()
+        return Prepared("ready", self._pipeline.scan(named, full=False), Validation(True), named)
+
+    def _ask_master(self, verb: str, request: Mapping[str, Any]) -> Facts:
+        answer = self._pipeline.master.ask(verb, request)
+        if not answer["ok"]:
+            raise NgxsyncError(Message(**answer["message"]), code=str(answer["code"]))
+        return answer
+
+    def master_probes(self) -> Future[Facts]:
+        if self._probes is None:
+            self._probes = self._pool.submit(self._ask_master, "probe", self._common(None))
+        return self._probes
+
+    def begin(self, peer: Peer, record: PeerRecord, *, probe: bool) -> Callable[[], Seen]:
+        """Asks; the result waits for the answers."""
+        wants_probes = probe or needs_probes(record)
+        ours = self.master_probes() if wants_probes else None
+        theirs = self._pool.submit(self._ask, peer, "probe", PROBES_S) if wants_probes else None
+        facts = self._pool.submit(self._ask, peer, "facts", FACTS_S)
+        content = self._pool.submit(self._compare, peer, record)
+
+        def seen() -> Seen:
+            name, master = peer.config.name, self._pipeline.master.name
+            findings, generation = content.result()
+            if findings.reasons and findings.reasons[0].code == "unreachable":
+                return Seen(time.time(), generation, findings)
+            found, running = self._of_facts(name, facts)
+            probes = None
+            if ours is not None and theirs is not None:
+                probes = of_answers(master, name, ours, theirs)
+            return Seen(time.time(), generation, findings + found, probes, running)
+
+        return seen
+
+    def _ask(self, peer: Peer, verb: str, timeout_s: float) -> Facts:
+        settings = requests.nginx_settings(self._pipeline.config, peer.config)
+        common = {"protocol": PROTOCOL, "state_dir": peer.config.state_dir, "nginx": settings}
+        answer = peer.call(verb, {**common, **self._common(peer.config)}, timeout_s=timeout_s)
+        if not answer["ok"]:
+            raise AgentFailed(message_of(answer, peer.config), code=str(answer["code"]))
+        return answer
+
+    def _compare(self, peer: Peer, record: PeerRecord) -> tuple[Findings, str]:
+        """What differs, and the generation of what the peer accepted."""
+        name = peer.config.name
+        pipeline = self._pipeline
+        try:
+            prepared = self._prepared.result()
+            options = Options("ready", install=False, dry_run=True)
+            compared = PeerRun(pipeline.config, pipeline.master, peer, pipeline.memory, prepared, options).compare()
+        except PeerUnreachable as error:
+            return of_error("unreachable", error.message, name), ""
+        except NgxsyncError as error:
+            return of_error(error.code, error.message, name), ""
+        held = record.message.what if record.message and record.word in HELD else ""
+        changes, accepted = compared.plan.changes, compared.accepted
+        content = Content(compared.standing, changes, accepted, compared.journal, held, record.broken)
+        return judge_content(name, content), str((accepted or {}).get("generation", ""))
+
+    def _of_facts(self, name: str, asked: Future[Facts]) -> tuple[Findings, dict[str, Facts]]:
+        master = self._pipeline.master.name
+        ours, theirs = answer_of(self._facts, master), answer_of(asked, name)
+        found = Findings()
+        running = {}
+        for host, answer in ((master, ours), (name, theirs)):
+            if isinstance(answer, Findings):
+                found += answer
+                continue
+            found += judge_running(host, answer)
+            if answer.get("running"):
+                running[host] = answer["running"]
+        if not isinstance(theirs, Findings):
+            found += judge_recovery(name, theirs)
+            if not isinstance(ours, Findings):
+                found += judge_both(name, ours, theirs)
+        return found, running
+
+
+def judge_both(name: str, master: Facts, peer: Facts) -> Findings:
+    """What the configuration leans on, and parity: the judges of `check`."""
+    found = judge_listens(name, master, peer)
+    if not (master["nginx"]["found"] and peer["nginx"]["found"]):
+        return found
+    same = judge_pair.judge_nginx_versions(name, master["nginx"], peer["nginx"])
+    return found + of_checks([*([same] if same else []), *judge_pair.judge_outside(name, master, peer)])
+
+
+def answer_of(asked: Future[Facts], host: str) -> Facts | Findings:
+    """The answer, or why there is none."""
+    try:
+        return asked.result()
+    except NgxsyncError as error:
+        return of_error(error.code, error.message, host)
+
+
+def of_answers(master: str, peer: str, ours: Future[Facts], theirs: Future[Facts]) -> Findings | None:
+    """What the probes of both say; None where one of them cannot be made at all, which is no finding of a probe."""
+    found = {}
+    for host, asked in ((master, ours), (peer, theirs)):
+        answer = answer_of(asked, host)
+        if isinstance(answer, Findings):
+            reason = answer.reasons[0]
+            if reason.code in UNKNOWN_VERB:
+                what = f"its server names were not asked: {reason.what}"
+                return Findings((Reason("not-probed", what, host, f"ngxsync peer install {peer}"),))
+            return answer
+        found[host] = answer
+    return judge_probes(master, peer, found[master], found[peer])
+
+
+def needs_probes(record: PeerRecord) -> bool:
+    """Whether those that are remembered do not serve: none of this accepted snapshot, or they found something, which may be mended."""
+    known = record.look.probed(record.generation or "") if record.look else None
+    return known is None or bool(known.reasons)
+
+
+def look(pipeline: Pipeline, peers: Collection[Peer], *, probe: bool = False) -> list[Looked]:
+    """Looks at these peers and remembers it. Raises StateError where this host's memory cannot be read."""
+    records = {peer.config.name: pipeline.memory.load_peer(peer.config.name) for peer in peers}
+    with ThreadPoolExecutor(max_workers=3 * len(records) + 3) as pool:
+        looking = Looking(pipeline, pool)
+        asked = {peer.config.name: looking.begin(peer, records[peer.config.name], probe=probe) for peer in peers}
+        seen = {name: result() for name, result in asked.items()}
+    return [remember(pipeline, records[name], found) for name, found in seen.items()]
+
+
+def remember(pipeline: Pipeline, record: PeerRecord, seen: Seen) -> Looked:
+    """Durably, unless a run is at work on that peer, or has been since: that one's own look follows."""
+    made = made_of(seen, record.look)
+    if record.generation is not None:
+        with suppress(NgxsyncError), pipeline.memory.lock(record.name, 0.0):
+            latest = pipeline.memory.load_peer(record.name)
+            if latest.generation == record.generation:
+                pipeline.memory.save_peer(replace(latest, look=made))
+    return Looked(record.name, made, record.look)
+
+
+def made_of(seen: Seen, known: Look | None) -> Look:
+    reasons = seen.findings.reasons
+    if reasons and reasons[0].code == "unreachable":
+        return unreachable(known, seen.at, reasons[0])
+    return joined(seen, known)
