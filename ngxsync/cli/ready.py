@@ -25,11 +25,13 @@ from ngxsync.edges.configfile import read_config
 EXAMPLE = "ngxsync ready\nngxsync ready --peer web2 && systemctl stop keepalived\nngxsync ready --nagios"
 MEANS = {
     0: "every peer is ready, warnings allowed; with --nagios OK",
-    1: "one is not ready, or cannot be reached; with --nagios WARNING",
+    1: "one is not ready, or cannot be reached; with --nagios WARNING: ready, with something to be known",
+    2: "usage or configuration of ngxsync; with --nagios CRITICAL: one is not ready, or cannot be reached",
+    3: "with --nagios UNKNOWN: nothing could be asked, and the line says why",
 }
 
 
-@command("ready", example=EXAMPLE, statuses=(0, 1), means=MEANS)
+@command("ready", example=EXAMPLE, statuses=(0, 1, 3), means=MEANS)
 @config_option
 @peer_option("Only this peer.")
 @click.option("--probe", is_flag=True, help="Ask each server name on both hosts anew.")

@@ -67,7 +67,10 @@ def ages(look: Look, now: float) -> list[str]:
 
 
 def _ago(when: float, now: float) -> str:
-    return f"{human_duration(round(max(0.0, now - when)))} ago" if now - when >= 0.5 else "just now"
+    seconds = round(now - when)
+    if seconds < 1:
+        return "just now"
+    return f"{seconds}s ago" if seconds < 60 else f"{human_duration(seconds)} ago"
 
 
 # Nagios
