@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from ngxsync.core.errors import ConfigError, Message, NgxsyncError
 from ngxsync.core.excludes import literal_pattern
 from ngxsync.core.ssh import LinkSettings
 from ngxsync.edges.bundle import Bundle
-from ngxsync.edges.local import LocalHost, others, problems_from
+from ngxsync.edges.local import LocalHost, OwnHost, others, problems_from
 from ngxsync.edges.state import MasterState
 from ngxsync.flow.interfaces import Named, Validation
 from ngxsync.flow.pipeline import Pipeline
@@ -29,8 +30,8 @@ CONF_CACHE = "conf-cache.json"
 class MasterHost:
     """flow.interfaces.Master: the local host's agent code, with crossplane beside it."""
 
-    def __init__(self, config: Config, state_dir: Path) -> None:
-        self.config = config
+    def __init__(self, config: Config, state_dir: Path, bundle: Bundle) -> None:
+        self.config, self.bundle = config, bundle
         self.local = LocalHost(socket.gethostname(), nginx_settings(config, None), state_dir)
         self.name, self.owners = self.local.name, self.local.owners
         self._places: tuple[Path, Path] | None = None
@@ -44,6 +45,18 @@ class MasterHost:
 
     def ask(self, verb: str, request: Mapping[str, Any]) -> dict[str, Any]:
         return self.local.call(verb, request)
+
+    def settle(self, wait_s: float) -> object:
+        return self.local.settle(wait_s)
+
+    def receiver(self, config: PeerConfig) -> OwnHost:
+        state_dir = config.state_dir
+
+        def install(verb: str) -> tuple[list[str], bytes]:
+            words, begin = self.bundle.boot(state_dir, verb, install=True)
+            return [sys.executable, "-I", "-S", *words], begin
+
+        return OwnHost(self.local, config, self.bundle.folder(state_dir), install)
 
     def places(self) -> tuple[Path, Path]:
         """(main configuration file, prefix) as this host's nginx has them; as configured where none can be run."""
@@ -140,9 +153,9 @@ class Assembly:
     def __init__(self, config: Config, runtime: Path | None = None) -> None:
         self.config = config
         self.state = MasterState(config.state_dir / "master", time.time)
-        self.master = MasterHost(config, config.state_dir)
-        self.runtime = runtime or runtime_folder()
         bundle = Bundle.of_package()
+        self.master = MasterHost(config, config.state_dir, bundle)
+        self.runtime = runtime or runtime_folder()
         self.peers = {peer.name: PeerHost(peer, self.runtime, bundle) for peer in others(config)}
         self.pipeline = Pipeline(config, self.master, self.peers, self.state, random_hex=lambda: os.urandom(4).hex())
 

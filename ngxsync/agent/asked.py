@@ -144,4 +144,6 @@ FIELDS: Dict[str, Callable[[Any], bool]] = {
     "generation": lambda value: value is None or isinstance(value, str),
     "wait_s": _seconds,
     "keep": _keep,
+    "pull": lambda value: isinstance(value, bool),
+    "offset": lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63,
 }

@@ -41,9 +41,13 @@ Exit statuses:
 
 
 def show(request: Answer) -> Answer:
-    """The answer of a run, or the bytes of live files inside the trees (secrets by size and hash only)."""
+    """The answer of a run, or the bytes of live files inside the trees (secrets by size and hash only, but for a pull)."""
     if "run" in request:
         return _show_run(Store(request["state_dir"]), request["run"])
+    if request.get("pull"):
+        from .pages import pages
+
+        return pages(request)
     trees = [tree["path"] for tree in request["projection"]["trees"]]
     secrets = named_secrets(request["nginx"])
     return {"ok": True, "files": {path: show_file(path, trees, secrets) for path in request["paths"]}}

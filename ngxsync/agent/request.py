@@ -27,7 +27,7 @@ from .scan import OWN_FOLDER, Names, Scan, scan
 from .store import RUN_NAME, Store
 from .sweep import keep_of
 
-KINDS = ("sync", "rollback")
+KINDS = ("sync", "rollback", "pull")
 LATEST_NS = 10**9 << 63  # of a time on any file system
 NOBODY = 2**32 - 1  # as an id it means "leave it"
 Accepted = Optional[Dict[str, Any]]

@@ -23,14 +23,14 @@ def restore(store: Store, stages: Dict[str, str], wanted: Dict[str, str]) -> Lis
             raise Failure("agent", "nothing to restore: %r as %r" % (path, sha256))
         with Anchor.at(tree) as anchor:
             staged = stages[tree] + path[len(tree) :]
-            _make_folders(anchor, stages[tree], path[len(tree) + 1 :].split("/")[:-1])
+            make_folders(anchor, stages[tree], path[len(tree) + 1 :].split("/")[:-1])
             with anchor.parent(staged) as (folder, name):
                 if not _copied(store.blob(sha256), sha256, name, folder):
                     missing.append(path)
     return missing
 
 
-def _make_folders(anchor: Anchor, stage: str, parts: List[str]) -> None:
+def make_folders(anchor: Anchor, stage: str, parts: List[str]) -> None:
     for depth in range(len(parts)):
         path = "/".join([stage] + parts[: depth + 1])
         with anchor.parent(path) as (folder, name), contextlib.suppress(FileExistsError):

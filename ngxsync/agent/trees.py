@@ -55,6 +55,8 @@ def scan_trees(request: Answer) -> Answer:
         raise Failure("scan", "%s: %s" % (error.filename, error.strerror), next="see that the agent's user may read it")
     if os.path.isdir(store.root):
         store.keep_cache(found.cache)
+    if accepted is not None and accepted.get("kind") == "pull" and request.get("protocol", PROTOCOL) < 3:
+        accepted = dict(accepted, kind="sync")  # a master of then knows no other word for it
     same = accepted is not None and accepted["generation"] == request.get("generation")
     base = store.accepted_manifest(accepted) if same else {}
     changed = delta(base, found.manifest)

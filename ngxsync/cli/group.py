@@ -22,6 +22,7 @@ COMMANDS = {
     "history": "ngxsync.cli.history",
     "sync": "ngxsync.cli.sync",
     "rollback": "ngxsync.cli.rollback",
+    "pull": "ngxsync.cli.pull",
     "pause": "ngxsync.cli.pause",
     "resume": "ngxsync.cli.pause",
     "peer": "ngxsync.cli.peer",

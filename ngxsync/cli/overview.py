@@ -22,6 +22,7 @@ Look:
 Act:
   sync      make the peers like this host, now
   rollback  take the peers back to an earlier snapshot, or single files of it
+  pull      take edits that were made on a peer back to this host
   pause     no automatic runs, until a time or until resume
   resume    end a pause
   run       the daemon: syncs whenever something changes here

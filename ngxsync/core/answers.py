@@ -85,7 +85,7 @@ ACCEPTED = {
     "run": run_name,
     "at": moment,
     "proven": flag,
-    "kind": Maybe(one_of("sync", "rollback")),
+    "kind": Maybe(one_of("sync", "rollback", "pull")),
     "restores": Maybe(lambda value: value == "" or run_name(value)),
     "taken_back": Maybe(mapping(path, [nullable(entry)])),
 }
@@ -202,8 +202,9 @@ def _is_kept(asked: Asked, answer: Any) -> bool:
 
 
 def _shown_files(asked: Asked) -> Shape:
-    file = {"text": nullable(_is_base64), "size": count, "sha256": text, "secret": flag}
-    return {"files": lambda value: mapping(text, file)(value) and set(value) == set(asked["paths"])}
+    facts = {} if asked.get("pull") else {"size": count, "sha256": text, "secret": flag}
+    is_file = mapping(text, {"text": nullable(_is_base64), **facts})
+    return {"files": lambda value: is_file(value) and set(value) == set(asked["paths"])}
 
 
 def _is_base64(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -9,22 +10,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ngxsync
 from ngxsync.agent import addresses, binary, nginx, scan
 from ngxsync.agent.manifest import PROTOCOL, Manifest
+from ngxsync.agent.paths import Anchor
+from ngxsync.agent.restore import make_folders
 from ngxsync.core.config import Config, PeerConfig
-from ngxsync.core.errors import Held, Message, NgxsyncError
+from ngxsync.core.errors import AgentFailed, Held, Locked, Message, NgxsyncError, TransferFailed
 from ngxsync.core.model import Problem, Projection, Snapshot
 
 VALIDATE_S = 120.0
 RESOLVE_S = 2.0
+RECOVER_S = 120.0
+Start = Callable[[str], tuple[Sequence[str], bytes]]  # verb -> argv, and what standard input begins with
 BOOT = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); from ngxsync.agent.main import main; sys.exit(main(sys.argv[1:]))"
 )
@@ -35,6 +40,13 @@ class ScanFailed(NgxsyncError):
 
     exit_status = 4
     code = "scan"
+
+
+class HalfApplied(NgxsyncError):
+    """A run that changed this host's own trees was interrupted, and cannot be put right: what is there is no state to send."""
+
+    exit_status = 7
+    code = "broken"
 
 
 class LocalHost:
@@ -77,40 +89,61 @@ class LocalHost:
             if self._spare is None or self._spare.poll() is not None:
                 self._spare = self._start()
 
-    def call(self, verb: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """One call of the agent's code on this host. Raises NgxsyncError where it gives no answer."""
-        process = self._take() if verb == "validate" else self._start(verb)
-        text = json.dumps(
-            {"protocol": PROTOCOL, "state_dir": str(self.state_dir), "nginx": self.settings, **request}
-        ).encode("ascii")
+    def call(
+        self,
+        verb: str,
+        request: Mapping[str, Any],
+        *,
+        timeout_s: float = VALIDATE_S,
+        start: Start | None = None,
+    ) -> dict[str, Any]:
+        """One call of the agent's code on this host. Raises AgentFailed where it gives no answer.
+
+        `start(verb)` is another way to the agent than this package: its argv, and what its standard input begins with. It works in a
+        session of its own: Ctrl-C here is not for it.
+        """
+        text = json.dumps({"protocol": PROTOCOL, "state_dir": str(self.state_dir), "nginx": self.settings, **request})
+        if start is None:
+            process, begin = self._take() if verb == "validate" else self._start(verb), b""
+        else:
+            argv, begin = start(verb)
+            process = _started(argv, start_new_session=True)
         try:
-            output, errors = process.communicate(text, timeout=VALIDATE_S)
+            end = b"\ngo\n" if verb == "transact" else b"\n"
+            output, errors = process.communicate(begin + text.encode("ascii") + end, timeout=timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
             output, errors = process.communicate()
         lines = output.splitlines()
         if not lines:
             said = errors.decode("utf-8", "replace").strip()[-500:]
-            raise NgxsyncError(
-                Message(
-                    f"the agent gave no answer on this host: {said or 'it was stopped'}",
-                    self.name,
-                    "no peer was changed",
-                )
-            )
+            what = f"the agent gave no answer on this host: {said or 'it was stopped'}"
+            raise AgentFailed(Message(what, self.name, "no peer was changed"), code="died")
         return dict(json.loads(lines[-1]))
 
     def _start(self, verb: str = "validate") -> subprocess.Popen[bytes]:
-        package = str(Path(ngxsync.__file__).parent.parent)
-        argv = [sys.executable, "-I", "-S", "-c", BOOT, package, verb]
-        return subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"LC_ALL": "C"}
-        )
+        return _started(_package_argv(verb))
 
     def _take(self) -> subprocess.Popen[bytes]:
         with self._lock:
             spare, self._spare = self._spare, None
         return spare if spare is not None and spare.poll() is None else self._start()
+
+    def settle(self, wait_s: float) -> tuple[int, int]:
+        """What a run on these very trees left open here (a pull, or a push of the other host) is finished or undone.
+
+        The mark of the latest such run: another one after each. Raises Locked where one is still at work after `wait_s`, HalfApplied.
+        """
+        peer = self.state_dir / "peer"
+        if (peer / "journal").exists():
+            answer = self.call("recover", {"wait_s": wait_s}, timeout_s=wait_s + RECOVER_S)
+            if not answer["ok"]:
+                raise _unsettled(answer, self.name)
+        try:
+            found = (peer / "sequence.json").stat()
+        except OSError:
+            return 0, 0
+        return found.st_ino, found.st_mtime_ns
 
     def nginx_test(self) -> dict[str, Any]:
         """The agent's validate answer: {passed, problems, seconds, binary, prefix, conf}, or {"found": False, "why"} without an nginx.
@@ -134,6 +167,79 @@ class LocalHost:
         if spare is not None:
             spare.kill()
             spare.communicate()
+
+
+class OwnHost:
+    """flow.interfaces.Receiver: this host's trees as a peer's, for a run that changes them.
+
+    `install` puts the agent into `folder`, as on a peer: so this host too recovers at boot, and by hand.
+    """
+
+    def __init__(self, local: LocalHost, config: PeerConfig, folder: str, install: Start) -> None:
+        self.config = config
+        self._local, self._folder, self._install = local, folder, install
+
+    def call(
+        self,
+        verb: str,
+        request: dict[str, Any],
+        *,
+        timeout_s: float,
+        install: bool = False,
+        go: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
+        """As a peer's. Raises AgentFailed (died) where there is no answer."""
+        if go is not None:
+            go()
+        start = self._install if install and verb == "stage" else self._installed
+        return self._local.call(verb, request, timeout_s=timeout_s, start=start)
+
+    def _installed(self, verb: str) -> tuple[Sequence[str], bytes]:
+        is_there = os.path.exists(os.path.join(self._folder, "__main__.py"))
+        return ([sys.executable, "-I", "-S", self._folder, verb] if is_there else _package_argv(verb)), b""
+
+    def warm(self, verb: str) -> None:
+        """Nothing to connect to."""
+
+    def send(self, tree: Path, names: Iterable[str], stage: str, progress: Callable[[int, int], None] | None) -> int:
+        raise NotImplementedError("what this host receives is written into its stage")
+
+    @contextmanager
+    def staged(self, tree: str, stage: str, name: str) -> Iterator[BinaryIO]:
+        """A file in the stage, 0600, by no link of anybody's. Raises TransferFailed (no-room where the disk is full)."""
+        path = f"{stage}/{name}"
+        try:
+            with Anchor.at(tree) as anchor:
+                make_folders(anchor, stage, name.split("/")[:-1])
+                with anchor.parent(path) as (folder, last):
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+                    descriptor = os.open(last, flags, 0o600, dir_fd=folder)
+            with open(descriptor, "wb") as file:
+                yield file
+        except OSError as error:
+            code = "no-room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "transfer"
+            where, state = f"{self._local.name}:{path}", f"{self._local.name} unchanged"
+            raise TransferFailed(
+                Message(str(error.strerror), where, state, "see the disk of this host"), code=code
+            ) from error
+
+
+def _unsettled(answer: Mapping[str, Any], name: str) -> NgxsyncError:
+    message = Message(**answer["message"])
+    if answer["code"] == "locked":
+        return Locked(replace(message, where=name, state="no peer was changed"))
+    return HalfApplied(replace(message, where=message.where or name))
+
+
+def _package_argv(verb: str) -> list[str]:
+    return [sys.executable, "-I", "-S", "-c", BOOT, str(Path(ngxsync.__file__).parent.parent), verb]
+
+
+def _started(argv: Sequence[str], *, start_new_session: bool = False) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        argv, stdin=pipe, stdout=pipe, stderr=pipe, env={"LC_ALL": "C"}, start_new_session=start_new_session
+    )
 
 
 def _share(new: dict[str, Any], old: Mapping[str, Any]) -> None:

@@ -124,10 +124,13 @@ def reload_needed(compared: Comparison, config: Config, named: Named) -> bool:
     accepted = compared.accepted
     if compared.standing == FIRST_CONTACT or accepted is None or not accepted["proven"] or compared.base is None:
         return True
-    # equal by the same edit on both hosts: whether nginx there has read it, nobody knows
-    plan = compared.plan or _since_accepted(compared)
-    loaded = [change.path for change in plan.changes if named.loads(change.path)]
-    return needs_reload(plan, config.nginx.content, loaded, config.nginx.reload_when == "always")
+
+    def is_read_anew(plan: Plan) -> bool:
+        loaded = [change.path for change in plan.changes if named.loads(change.path)]
+        return needs_reload(plan, config.nginx.content, loaded, config.nginx.reload_when == "always")
+
+    # equal by the same edit on both hosts (a pull's, too): whether nginx there has read it, nobody knows
+    return is_read_anew(compared.plan) or is_read_anew(_since_accepted(compared))
 
 
 def _since_accepted(compared: Comparison) -> Plan:

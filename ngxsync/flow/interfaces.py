@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from ngxsync.agent.directives import NamedFile
 from ngxsync.agent.manifest import Manifest, snapshot_id
@@ -56,6 +57,10 @@ class Master(Protocol):
         """A verb of the agent that reads only, on this host."""
         ...
 
+    def settle(self, wait_s: float) -> object: ...
+
+    def receiver(self, config: PeerConfig) -> Receiver: ...
+
 
 class Peer(Protocol):
     """One peer: its connection for the agent and the one for rsync, joined by the entry."""
@@ -77,6 +82,12 @@ class Peer(Protocol):
     def send(
         self, tree: Path, names: Iterable[str], stage: str, progress: Callable[[int, int], None] | None
     ) -> int: ...
+
+
+class Receiver(Peer, Protocol):
+    """This host where it is the one that receives, as a peer of its own: a pull's."""
+
+    def staged(self, tree: str, stage: str, name: str) -> AbstractContextManager[BinaryIO]: ...
 
 
 @dataclass(frozen=True)
@@ -103,12 +114,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Steps 2 and 3 for all peers: the validated snapshot (with the excludes common to all), and what nginx said."""
+    """Steps 2 and 3 for all peers: the validated snapshot (with the excludes common to all), and what nginx said.
+
+    `mark` names the latest run that had changed this host's own trees by then (Master.settle).
+    """
 
     run: str
     snapshot: Snapshot
     validation: Validation
     named: Named
+    mark: object = None
 
 
 @dataclass(frozen=True)

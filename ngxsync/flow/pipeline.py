@@ -66,19 +66,29 @@ class Pipeline:
         return after, validation, named
 
     def prepare(self, options: Options) -> Prepared:
+        mark = self.settle(options)
         run = self.memory.new_run_id(self.random_hex())
         if options.full:
             self.scan(self.master.named(), full=True)
         snapshot, validation, named = self.validate()
-        return Prepared(run, snapshot, validation, named)
+        return Prepared(run, snapshot, validation, named, mark)
+
+    def settle(self, options: Options) -> object:
+        """Nothing is read of trees that a run on this host itself (a pull) left half done: that is finished or undone first.
+
+        Raises NgxsyncError where it cannot be, or is still at work.
+        """
+        return None if options.dry_run else self.master.settle(options.wait_s)
 
     def work_ahead(self, tested: Validation) -> Prepared:
         """Step 2 alone: what peers may compare and stage while `nginx -t` still runs. `tested` is the latest one's verdict.
 
         The caller tests, scans again, and lets nobody through the gate unless both agree with this.
         """
+        mark = self.settle(Options())
         named = self.master.named()
-        return Prepared(self.memory.new_run_id(self.random_hex()), self.scan(named, full=False), tested, named)
+        run = self.memory.new_run_id(self.random_hex())
+        return Prepared(run, self.scan(named, full=False), tested, named, mark)
 
     # all steps
 
@@ -138,6 +148,8 @@ class Pipeline:
         told: tuple[str, ...] = ()
         try:
             self._raise_if_paused(name, options)
+            if self.settle(options) != prepared.mark:  # what was pulled meanwhile is no drift any more
+                prepared = self.prepare(options)
             for attempt in range(ATTEMPTS):
                 work = self.peer_run(peer, prepared, options)
                 timings = work.timings
@@ -246,7 +258,7 @@ class Refusal(MasterInvalid):
 
 def failed_run(run: str, options: Options, error: NgxsyncError, started: float) -> RunResult:
     """A run that ended before any peer was asked."""
-    outcome = {3: model.REFUSED, 8: model.HELD}.get(error.exit_status, model.UNKNOWN)
+    outcome = {3: model.REFUSED, 7: model.BROKEN, 8: model.HELD}.get(error.exit_status, model.UNKNOWN)
     return RunResult(
         run=run,
         trigger=options.trigger,

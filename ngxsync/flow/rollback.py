@@ -78,9 +78,9 @@ class Rollback(Pipeline):
         self.works: dict[str, RollbackRun] = {}
 
     def prepare(self, options: Options) -> Prepared:
-        named = self.master.named()
+        mark, named = self.settle(options), self.master.named()
         run = self.memory.new_run_id(self.random_hex())
-        return Prepared(run, self.scan(named, full=options.full), Validation(True), named)
+        return Prepared(run, self.scan(named, full=options.full), Validation(True), named, mark)
 
     def peer_run(self, peer: Peer, prepared: Prepared, options: Options) -> PeerRun:
         work = RollbackRun(self.config, self.master, peer, self.memory, prepared, options)

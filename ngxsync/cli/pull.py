@@ -1,0 +1,145 @@
+"""`ngxsync pull`: edits that were made on a peer, taken back to this host; by a person."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ngxsync.cli.group import command
+from ngxsync.cli.options import (
+    Duration,
+    config_option,
+    json_option,
+    limit_from,
+    open_assembly,
+    print_json,
+    raise_if_unknown_peers,
+    say,
+)
+from ngxsync.core.config import raise_if_unknown
+from ngxsync.core.errors import ConfigError, Message
+from ngxsync.core.guards import raise_if_unforceable
+from ngxsync.core.model import Plan, RunResult
+from ngxsync.core.pull import MASTER, PEER
+from ngxsync.core.render import json_run, render_plan, render_run
+from ngxsync.edges.configfile import read_config
+
+if TYPE_CHECKING:
+    from ngxsync.assembly import Assembly
+    from ngxsync.cli.foreground import Foreground
+    from ngxsync.flow.pull import Confirm
+
+SHOWN = ("conflict", "first-contact")  # codes of a hold of which a person wants to see the paths
+
+
+@command(
+    "pull",
+    example="ngxsync pull --dry-run\nngxsync pull\nngxsync pull /usr/local/nginx/conf/vhosts --peer web2\n"
+    "ngxsync pull --take peer",
+    statuses=(0, 1, 4, 5, 6, 7, 8, 9),
+    means={
+        0: "done, or nothing was edited there; with --dry-run: nothing stands in the way",
+        1: "applied here, but not proven, since nginx does not run here",
+        4: "the peer is unreachable, or what it has did not come over whole; nothing was changed here",
+        5: "the nginx of this host refused what the peer has; nothing was changed here",
+        6: "applied here, not proven, and undone: this host runs what it ran before",
+        8: "held, or nobody said yes; the code in brackets says why, e.g. conflict, first-contact",
+    },
+)
+@click.argument("paths", nargs=-1)
+@click.option("--peer", metavar="NAME", help="The peer; needed where there are several.")
+@click.option(
+    "--take",
+    type=click.Choice([MASTER, PEER]),
+    help="Where both hosts changed a path: leave it as it is here (master), or take what the peer has.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be taken; change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", multiple=True, metavar="CODE", help="Go past a hold with this code. May be given again.")
+@click.option(
+    "--wait", "wait_s", type=Duration(zero=True), default=60.0, metavar="60s", help="How long to wait for another run."
+)
+@config_option
+@json_option
+def pull(
+    paths: tuple[str, ...],
+    peer: str | None,
+    take: str | None,
+    dry_run: bool,
+    yes: bool,
+    force: tuple[str, ...],
+    wait_s: float,
+    config: Path,
+    as_json: bool,
+) -> int:
+    """Take what was edited on a peer since it was made like this host back to this host: all of it, or what PATHS name.
+
+    It is tested here, applied, reloaded and proven like a sync on a peer, or put back; private keys come too. What was
+    changed on this host alone stays. What both changed is shown and refused, unless --take names a side. Where the two
+    hosts never agreed on anything (no accepted snapshot, the state of all files), PATHS or --take peer are needed.
+
+    The peer is not changed: the next sync finds both equal there, and sends what else was changed here.
+    """
+    raise_if_unforceable(force)
+    configuration = read_config(config)
+    raise_if_unknown_peers((peer,) if peer else (), configuration)
+    limits = tuple(limit_from(path, configuration) for path in paths)
+    from ngxsync.cli.foreground import Foreground
+    from ngxsync.flow.brake import Brake
+    from ngxsync.flow.interfaces import Options
+    from ngxsync.flow.pull import Goal, Pull
+
+    brake = Brake()
+    foreground: Foreground[RunResult] = Foreground(brake)
+    with ExitStack() as opened:
+        assembly = opened.enter_context(open_assembly(configuration))
+        one = (_the_peer(assembly, peer),)
+        options = Options("pull", by_person=True, force=force, dry_run=dry_run, wait_s=wait_s, peers=one, brake=brake)
+        here = assembly.master.name
+        work = Pull(assembly.pipeline, Goal(limits, take or "", None if yes or dry_run else _confirm(foreground, here)))
+        result = foreground.run(lambda: work.run(options))
+    if as_json:
+        print_json(json_run("pull", result))
+    else:
+        lines = [
+            *_plans(result, dry_run, here),
+            render_run(result),
+            *(["nothing was changed: a dry run"] if dry_run else []),
+        ]
+        print("\n".join(lines), file=sys.stderr if result.exit else sys.stdout)
+    return result.exit
+
+
+def _the_peer(assembly: Assembly, peer: str | None) -> str:
+    """The one that was named, or the only one. Raises ConfigError."""
+    if peer:
+        raise_if_unknown([peer], assembly.config, assembly.peers)
+        return peer
+    if len(assembly.peers) > 1:
+        names = ", ".join(assembly.peers)
+        raise ConfigError(
+            Message(f"which peer? There are {names}", "--peer", "nothing changed", "ngxsync pull --peer NAME")
+        )
+    return next(iter(assembly.peers))
+
+
+def _plans(result: RunResult, dry_run: bool, here: str) -> list[str]:
+    shown = [peer for peer in result.peers if peer.changes and (dry_run or peer.code in SHOWN)]
+    return [render_plan(Plan(peer.changes), f"{peer.name} -> {here}") for peer in shown]
+
+
+def _confirm(foreground: Foreground[RunResult], here: str) -> Confirm:
+    """Shows what would change; asks where there is a person to answer, else the answer is no."""
+
+    def ask(peer: str, plan: Plan) -> bool:
+        say(render_plan(plan, f"{peer} -> {here}"))
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
+        print(f"Take this from {peer}, keeping here what is replaced? [y/N]: ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    return lambda peer, plan: foreground.ask(lambda: ask(peer, plan))
