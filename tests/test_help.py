@@ -23,6 +23,7 @@ OURS = (
     "peer remove",
     "sync",
     "rollback",
+    "pull",
     "diff",
     "status",
     "ready",
