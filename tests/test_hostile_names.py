@@ -90,7 +90,7 @@ def test_on_a_terminal_a_files_content_is_harmless_and_in_a_pipe_a_patch_has_eve
 ) -> None:
     said(pair, "sync")
     fill(pair.web1, CONTENT)
-    with Terminal(pair, "diff") as terminal:
+    with Terminal(pair, "diff", "--no-pager") as terminal:
         assert terminal.end() == 1
     colours = "\x1b[32m", "\x1b[31m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
     text = terminal.shown.replace("\r\n", "\n")

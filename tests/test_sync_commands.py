@@ -393,7 +393,7 @@ def test_the_keys_of_a_run(pair: Pair) -> None:
         answer = json.loads(done.stdout)
         assert list(answer) == RUN_KEYS
         (peer,) = answer["peers"]
-        assert list(peer) == PEER_KEYS
+        assert list(peer) == PEER_KEYS + (["stat", "meaning"] if arguments == ["diff"] else [])
         assert (answer["schema"], answer["command"], answer["outcome"]) == (1, arguments[0], outcome)
         assert (done.returncode, answer["exit"], done.stderr, done.stdout.count("\n")) == (status, status, "", 1)
         assert peer["changes"] == [{"path": f"{ROOT}/conf/vhosts/one.conf", "kind": "created", "cause": "pending"}]
@@ -435,7 +435,7 @@ def test_diff_sees_other_bytes_of_equal_size_and_time(pair: Pair) -> None:
     done = pair.ngxsync("diff")
     assert done.returncode == 1
     assert done.stdout == (
-        f"web1 -> web2: 1 change (1 content)\n~ {ROOT}/html/index.html  content (drift)\n"
+        f"web1 -> web2: 1 change (1 content): 1 drift\n~ {ROOT}/html/index.html  content (drift)\n"
         f"diff --git a{ROOT}/html/index.html b{ROOT}/html/index.html\n"
         f"--- a{ROOT}/html/index.html\n+++ b{ROOT}/html/index.html\n@@ -1 +1 @@\n-<h1>It worts</h1>\n+<h1>It works</h1>\n"
     )
@@ -468,9 +468,9 @@ def test_patch_takes_what_diff_says(pair: Pair, tmp_path: Path) -> None:
 
 def test_odd_names_and_contents_are_harmless_on_a_terminal(pair: Pair) -> None:
     make_many_differences(pair)
-    with Terminal(pair, "diff") as terminal:
+    with Terminal(pair, "diff", "--no-pager") as terminal:
         assert terminal.end() == 1
-    assert f"+ {ROOT}/html/we\\nird \\x1b[31m näme.html  created\n" in terminal.shown
+    assert f"\x1b[32m+ {ROOT}/html/we\\nird \\x1b[31m näme.html  created\x1b[0m\n" in terminal.shown
     assert "\x1b[31m näme" not in terminal.shown
     assert "\x1b[32m+caf\\xe9\x1b[0m\n" in terminal.shown
     names = pair.ngxsync("diff", "--name-only").stdout
@@ -540,7 +540,9 @@ def test_diff_of_modes_links_and_times(pair: Pair) -> None:
     ]
     assert f"~ {ROOT}/html/index.html  mtime 2023-11-14 " in pair.ngxsync("diff", "--verbose").stdout
     limited = pair.ngxsync("diff", f"{ROOT}/conf")
-    assert limited.stdout == f"web1 -> web2: 1 change (1 mode)\n~ {ROOT}/conf/mime.types  mode 0644 -> 0600\n"
+    assert (
+        limited.stdout == f"web1 -> web2: 1 change (1 mode): 1 pending\n~ {ROOT}/conf/mime.types  mode 0644 -> 0600\n"
+    )
     assert pair.ngxsync("diff", f"{ROOT}/conf/vhosts").returncode == 0
 
 
@@ -548,7 +550,7 @@ def test_a_time_of_change_alone_differs(pair: Pair) -> None:
     first_sync(pair)
     os.utime(pair.web1.path(f"{ROOT}/html/index.html"), (5, 5))
     done = pair.ngxsync("diff")
-    assert (done.returncode, done.stdout) == (1, "web1 -> web2: 1 change (1 mtime)\n")
+    assert (done.returncode, done.stdout) == (1, "web1 -> web2: 1 change (1 mtime): 1 pending\n")
 
 
 def test_many_files_come_in_batches(pair: Pair) -> None:
@@ -665,7 +667,7 @@ def test_the_most_serious_peer_decides_and_the_other_is_served(pair: Pair) -> No
     write(pair.web1, "html/new.html", "new\n")
     compared = pair.ngxsync("diff", "--stat")
     assert compared.returncode == 4
-    assert compared.stdout == f"web1 -> web2: 1 change (1 created)\n+ {ROOT}/html/new.html  created\n"
+    assert compared.stdout == f"web1 -> web2: 1 change (1 created): 1 pending\n+ {ROOT}/html/new.html  created\n"
     assert (
         "root@192.0.2.9:22: no answer within 1 s" in compared.stderr or "192.0.2.9:22: no connection" in compared.stderr
     )

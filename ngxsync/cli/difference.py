@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import Any
 
 from ngxsync.agent.manifest import DIR, LINK, Entry
-from ngxsync.core.model import Change
+from ngxsync.core.meaning import FORMATTING, TEXT, Finding, Place
+from ngxsync.core.model import Change, Plan
 from ngxsync.core.patch import entry_facts, unified
-from ngxsync.core.plan import is_quiet
-from ngxsync.core.render import SIGNS
-from ngxsync.core.wording import safe_name, safe_text
+from ngxsync.core.plan import causes_of, is_quiet
+from ngxsync.core.render import SIGNS, count_text
+from ngxsync.core.wording import escaped, safe_name, safe_text
 from ngxsync.flow.contents import Content
 
 COLOURS = {"+": "\x1b[32m", "-": "\x1b[31m", "@": "\x1b[36m", "diff ": "\x1b[1m", "+++": "\x1b[1m", "---": "\x1b[1m"}
 PLAIN = "\x1b[0m"
+
+
+def render_summary(changes: Sequence[Change], master: str, peer: str) -> str:
+    """How many of which kind, and why."""
+    causes = ", ".join(f"{number} {cause}" for cause, number in causes_of(changes).items())
+    return f"{master} -> {peer}: {count_text(Plan(tuple(changes)).counts())}{f': {causes}' if causes else ''}"
 
 
 def render_listing(changes: Iterable[Change], *, verbose: bool) -> list[str]:
@@ -78,3 +86,50 @@ def for_terminal(text: str, *, colours: bool) -> Iterator[str]:
         start = next((line[:length] for length in (5, 3, 1) if line[:length] in COLOURS), "")
         shown = safe_text(line)
         yield f"{COLOURS[start]}{shown}{PLAIN}" if colours and start else shown
+
+
+def render_meaning(findings: Iterable[Finding], master: str, peer: str) -> list[str]:
+    """A line for each finding, with its risks, and its place on each host."""
+    return [f"  {f.kind:<9}  {escaped(_said(f))}{_tags(f)}{_places(f, master, peer)}" for f in findings]
+
+
+def _said(finding: Finding) -> str:
+    if finding.kind == FORMATTING:
+        return "only comments, white space or quotes"
+    if finding.kind == TEXT:
+        return f"compared as text alone: {finding.note}"
+    where = finding.where[1:] if finding.where[:1] == ("http",) else finding.where
+    values = " -> ".join(value for value in (finding.before, finding.after) if value)
+    text = f"{' > '.join([*where, finding.what])}{f': {values}' if values else ''}"
+    if finding.count > 1:
+        text += f", and so in {finding.count - 1} more"
+    return f"{text} ({finding.note})" if finding.note else text
+
+
+def _tags(finding: Finding) -> str:
+    return f"  [{', '.join(finding.tags)}]" if finding.tags else ""
+
+
+def _places(finding: Finding, master: str, peer: str) -> str:
+    places = [(peer, finding.before_at), (master, finding.after_at)]
+    return "  " + " -> ".join(f"{host}:{safe_name(place[0])}:{place[1]}" for host, place in places if place)
+
+
+def json_finding(finding: Finding) -> dict[str, Any]:
+    """`before` speaks of the peer, `after` of this host; a place is null where there is nothing."""
+    return {
+        "kind": finding.kind,
+        "where": list(finding.where),
+        "what": finding.what,
+        "before": finding.before,
+        "after": finding.after,
+        "before_at": _json_place(finding.before_at),
+        "after_at": _json_place(finding.after_at),
+        "tags": list(finding.tags),
+        "count": finding.count,
+        "note": finding.note,
+    }
+
+
+def _json_place(place: Place | None) -> dict[str, Any] | None:
+    return {"file": place[0], "line": place[1]} if place else None

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ngxsync.cli.diff import write_text
 from ngxsync.cli.difference import render_listing, text_of
 from ngxsync.cli.options import open_assembly, say
+from ngxsync.cli.pager import write_text
 from ngxsync.core.config import Config
 from ngxsync.core.errors import ConfigError, Message, NgxsyncError, PeerUnreachable
 from ngxsync.core.render import json_message, render_message

@@ -6,7 +6,8 @@ All paths are absolute. Nothing here reads a disk: manifests in, a `Plan` out.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from ngxsync.agent.manifest import DIR, FILE, LINK, Entry, Manifest, is_below, is_same
 from ngxsync.core.model import Change, Plan
@@ -23,6 +24,7 @@ CREATED, DELETED, TYPE, CONTENT, LINKED, OWNER, MODE, MTIME = (
 )
 BY_MASTER, DRIFT, CONFLICT, FIRST_CONTACT = "pending", "drift", "conflict", "first-contact"
 
+CAUSES = (BY_MASTER, DRIFT, CONFLICT, FIRST_CONTACT)
 NEW_BYTES = frozenset({CREATED, TYPE, CONTENT})
 
 
@@ -111,6 +113,12 @@ def parents(path: str) -> Iterator[str]:
 def is_quiet(change: Change) -> bool:
     """True for a change of mtime alone: sent, but neither drift nor a reason to reload (DESIGN 5)."""
     return change.kind == MTIME
+
+
+def causes_of(changes: Iterable[Change]) -> dict[str, int]:
+    """How many have which cause, in the order of CAUSES; only those that there are."""
+    counted = Counter(change.cause for change in changes)
+    return {cause: counted[cause] for cause in CAUSES if counted[cause]}
 
 
 def is_content(path: str, content: tuple[str, ...]) -> bool:

@@ -27,6 +27,7 @@ from crossplane import analyzer
 from ngxsync.agent import directives
 from ngxsync.agent.directives import Directive, NamedFile
 from ngxsync.core.model import Problem
+from ngxsync.core.nginxtree import Parsed, items_from, items_of_text, misread
 
 # nginx takes `include` anywhere; newer releases take the others in places that crossplane does not know
 _HTTP_IF = analyzer.NGX_HTTP_SIF_CONF | analyzer.NGX_HTTP_LIF_CONF | analyzer.NGX_HTTP_LMT_CONF
@@ -209,6 +210,45 @@ def _stamp(file: str) -> tuple[str, float]:
         raise OSError(errno.EINVAL, directives.NO_FILE, file)
     parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return ":".join(map(str, parts)), status.st_ctime
+
+
+def parse_text(text: bytes) -> Parsed:
+    """One file for a comparison by meaning, from crossplane; with a problem where it cannot read it, or would change it."""
+    try:
+        problem = _unfit(text)
+        parsed = () if problem else items_from(_payload_of(text))
+    except (OSError, RecursionError) as error:
+        problem = _reason(error)
+    except ValueError as error:
+        problem = str(error)
+    if not problem and (line := misread(parsed, text)):
+        problem = f"line {line} is not what crossplane takes it for"
+    return Parsed(items_of_text(text), problem) if problem else Parsed(parsed)
+
+
+def _unfit(text: bytes) -> str:
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"line {text.count(10, 0, error.start) + 1} is not UTF-8"
+    return "a carriage return stands within a line" if b"\r" in text.replace(b"\r\n", b"\n") else ""
+
+
+def _payload_of(text: bytes) -> list[dict[str, Any]]:
+    """Raises ValueError with crossplane's reason. It reads files alone: this one is in memory."""
+    handle = os.memfd_create("ngxsync-conf")
+    try:
+        with os.fdopen(handle, "wb", closefd=False) as stream:
+            stream.write(text)
+        payload = crossplane.parse(
+            f"/proc/self/fd/{handle}", single=True, check_ctx=False, check_args=False, onerror=_reason
+        )
+    finally:
+        os.close(handle)
+    for error in payload["errors"]:
+        place = f"line {error['line']}: " if error["line"] else ""
+        raise ValueError(f"{place}{error['callback']}")
+    return list(payload["config"][0]["parsed"])
 
 
 def _parse(file: str, context: str) -> list[Directive]:

@@ -1,0 +1,199 @@
+"""What a difference of two nginx configurations means: which server, location, upstream or map gained, lost or changed what.
+
+Two trees in, findings out. Before is what the peer has, after what this host has: gained is what a sync would add there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ngxsync.core.nginxorder import REGEX_NAMES, Said, default_listens, order_groups
+from ngxsync.core.nginxtree import Node, Parsed
+from ngxsync.core.pairing import Pair, is_server, names_of, pair_up
+from ngxsync.core.said import LISTEN, label, tags_below, tags_of, value_of
+
+GAINED, LOST, CHANGED, MOVED, REORDERED = "gained", "lost", "changed", "moved", "reordered"
+FORMATTING, TEXT = "formatting", "text"
+KINDS = (CHANGED, GAINED, LOST, MOVED, REORDERED, FORMATTING, TEXT)
+
+Place = tuple[str, int]  # file, line
+Files = tuple[str, str]  # of the blocks around, before and after
+TOP: Said = ("", ())
+SHOWN = 4  # so many of a longer order are named
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that differs, and where: `before` speaks of the peer, `after` of this host, "" and None of absence.
+
+    `where` are the blocks around it, outermost first; `what` is the directive, the block or the group of directives.
+    `count` is the number of blocks that it is so in: a file that many include changed once. `note` says what else is to say.
+    """
+
+    kind: str
+    what: str
+    where: tuple[str, ...] = ()
+    before: str = ""
+    after: str = ""
+    before_at: Place | None = None
+    after_at: Place | None = None
+    tags: tuple[str, ...] = ()
+    count: int = 1
+    note: str = ""
+
+    @property
+    def files(self) -> set[str]:
+        return {place[0] for place in (self.before_at, self.after_at) if place}
+
+
+def compare_trees(before: Sequence[Node], after: Sequence[Node]) -> list[Finding]:
+    """All that differs between two whole configurations, the same thing in many blocks told once."""
+    folded: dict[tuple[object, ...], Finding] = {}
+    for finding in _compare_blocks(TOP, before, after, (), ("", "")):
+        key = (finding.kind, finding.what, finding.before_at, finding.after_at, finding.before, finding.after)
+        known = folded.get(key)
+        folded[key] = replace(known, count=known.count + 1) if known else finding
+    return sorted(folded.values(), key=_rank)
+
+
+def _rank(finding: Finding) -> tuple[object, ...]:
+    return (KINDS.index(finding.kind), finding.after_at or finding.before_at or ("", 0), finding.what)
+
+
+def _compare_blocks(
+    parent: Said, before: Sequence[Node], after: Sequence[Node], where: tuple[str, ...], around: Files
+) -> Iterator[Finding]:
+    pairs, lost, gained = pair_up(before, after)
+    for node in (before[number] for number in lost):
+        value, tags = value_of(node, parent), tags_below(node, parent)
+        yield Finding(LOST, label(node, parent), where, value, "", _at(node), None, tags)
+    for node in (after[number] for number in gained):
+        value, tags = value_of(node, parent), tags_below(node, parent)
+        yield Finding(GAINED, label(node, parent), where, "", value, None, _at(node), tags)
+    for one, other in pairs:
+        yield from _compare_pair(parent, before[one], after[other], where, around)
+    for group, sequence in _sequences(parent, before, after, pairs).items():
+        yield from _order(parent, group, sequence, before, after, where)
+    if parent[0] == "http":
+        yield from _default_servers(before, after, set(pairs), where)
+
+
+def _compare_pair(parent: Said, old: Node, new: Node, where: tuple[str, ...], around: Files) -> Iterator[Finding]:
+    if old.file != new.file and (old.file, new.file) != around:
+        yield Finding(MOVED, label(new, parent), where, "", "", _at(old), _at(new))
+    if old.exact == new.exact:
+        return
+    if old.args != new.args:
+        kind = REORDERED if old.block is None and old.loose == new.loose else CHANGED
+        before, after = value_of(old, parent), value_of(new, parent)
+        tags = () if kind == REORDERED else tags_of(new, parent)
+        note = "what differs is not shown" if before == after else ""
+        yield Finding(kind, label(new, parent), where, before, after, _at(old), _at(new), tags, note=note)
+    if old.block is not None and new.block is not None:
+        inside = (*where, label(new, parent))
+        yield from _compare_blocks((new.name, new.args), old.block, new.block, inside, (old.file, new.file))
+
+
+def _at(node: Node) -> Place:
+    return node.file, node.line
+
+
+def _sequences(
+    parent: Said, before: Sequence[Node], after: Sequence[Node], pairs: Sequence[Pair]
+) -> dict[str, list[Pair]]:
+    """By group the pairs that are to be in the same order; "" is the group of all others."""
+    old_groups, new_groups = _groups(parent, before), _groups(parent, after)
+    found: dict[str, list[Pair]] = {}
+    for one, other in pairs:
+        group = old_groups[one] or new_groups[other]
+        if group or before[one].file == after[other].file:  # what moved elsewhere is told as moved
+            found.setdefault(group, []).append((one, other))
+    return found
+
+
+def _groups(parent: Said, nodes: Sequence[Node]) -> list[str]:
+    groups = order_groups(parent[0], [(node.name, node.args) for node in nodes])
+    return [group or (REGEX_NAMES if _has_regex_name(node) else "") for node, group in zip(nodes, groups, strict=True)]
+
+
+def _has_regex_name(node: Node) -> bool:
+    return is_server(node) and any(name.startswith("~") for name in names_of(node))
+
+
+def _order(
+    parent: Said, group: str, olds: list[Pair], before: Sequence[Node], after: Sequence[Node], where: tuple[str, ...]
+) -> Iterator[Finding]:
+    """Directives that stand in another order: a change where nginx minds it, else told as harmless."""
+    news = sorted(olds, key=lambda pair: pair[1])
+    if olds == news:
+        return
+    first, last = _bounds(olds, news)
+    old, new = [before[one] for one, _ in olds[first:last]], [after[other] for _, other in news[first:last]]
+    tags = tuple(dict.fromkeys(tag for node in new for tag in tags_of(node, parent))) if group else ()
+    kind, what = (CHANGED, f"order of {group}") if group else (REORDERED, "order of directives")
+    yield Finding(kind, what, where, _names(old, parent), _names(new, parent), _at(old[0]), _at(new[0]), tags)
+
+
+def _bounds(olds: Sequence[Pair], news: Sequence[Pair]) -> tuple[int, int]:
+    """The part of two orders between what they begin and end with in common."""
+    differ = [n for n, (old, new) in enumerate(zip(olds, news, strict=True)) if old is not new]
+    return differ[0], differ[-1] + 1
+
+
+def _names(nodes: Sequence[Node], parent: Said) -> str:
+    names = [_sayable(node, parent) for node in nodes]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _sayable(node: Node, parent: Said) -> str:
+    """A simple directive with its value, since its like have the same name."""
+    return label(node, parent) if node.block is not None else f"{label(node, parent)} {value_of(node, parent)}".strip()
+
+
+def _default_servers(
+    before: Sequence[Node], after: Sequence[Node], pairs: Container[Pair], where: tuple[str, ...]
+) -> Iterator[Finding]:
+    """Where another server answers what no server_name asks for, said or by its place."""
+    olds, news = _defaults(before), _defaults(after)
+    for address in sorted(olds.keys() & news.keys()):
+        if (olds[address], news[address]) not in pairs:
+            old, new = before[olds[address]], after[news[address]]
+            names = label(old, TOP), label(new, TOP)
+            yield Finding(CHANGED, f"default server of {address}", where, *names, _at(old), _at(new), (LISTEN,))
+
+
+def _defaults(children: Sequence[Node]) -> dict[str, int]:
+    servers = [number for number, node in enumerate(children) if is_server(node)]
+    said = [[(child.name, child.args) for child in children[number].block or ()] for number in servers]
+    return {address: servers[found] for address, found in default_listens(said).items()}
+
+
+def about_files(
+    findings: Iterable[Finding], before: Mapping[str, Parsed], after: Mapping[str, Parsed]
+) -> list[Finding]:
+    """The findings with what is to say of whole files: only formatting, or only to be compared as text.
+
+    `before` and `after` are the files that differ, as each side has them, and that nginx reads on that side.
+    """
+    opaque = {
+        path: problem
+        for path in before.keys() | after.keys()
+        if (problem := _problem(before.get(path), after.get(path)))
+    }
+    told = [finding for finding in findings if not finding.files & opaque.keys()]
+    for path in sorted(opaque):
+        told.append(Finding(TEXT, path, note=opaque[path], before_at=_top(path, before), after_at=_top(path, after)))
+    for path in sorted(before.keys() & after.keys() - opaque.keys()):
+        if before[path].items == after[path].items:
+            told.append(Finding(FORMATTING, path, before_at=(path, 1), after_at=(path, 1)))
+    return sorted(told, key=_rank)
+
+
+def _problem(before: Parsed | None, after: Parsed | None) -> str:
+    return next((side.problem for side in (after, before) if side is not None and side.problem), "")
+
+
+def _top(path: str, files: Mapping[str, Parsed]) -> Place | None:
+    return (path, 1) if path in files else None

@@ -1,0 +1,184 @@
+"""An nginx configuration as one tree: what each file says, and what comes of it with its includes put in place.
+
+Files come parsed (edges/nginxconf.py has crossplane); which files a pattern names, and what is in each, is asked of a `Source`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ngxsync.agent import directives
+from ngxsync.core.nginxorder import order_groups, ordered_arguments
+
+LUA = "_by_lua_block"  # its one argument is code
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One directive as its file has it. Equal are two that say the same, wherever they stand."""
+
+    name: str
+    args: tuple[str, ...]
+    line: int = field(compare=False)
+    block: tuple[Item, ...] | None = None  # None: it ends in ;
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What one file says. With a `problem` its items show the includes, and are not to be compared: the text is."""
+
+    items: tuple[Item, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """One directive of the whole configuration, and where it is written (the real path).
+
+    Equal `exact`: the same to the last word below it; equal `loose`: but for an order that nginx does not mind.
+    """
+
+    name: str
+    args: tuple[str, ...]
+    file: str
+    line: int
+    block: tuple[Node, ...] | None
+    exact: bytes
+    loose: bytes
+
+
+class Source(Protocol):
+    """One host's files."""
+
+    def included(self, pattern: str) -> Iterable[str]:
+        """The files that an absolute pattern names, as glob(3) orders them."""
+
+    def parsed(self, path: str) -> tuple[str, Parsed] | None:
+        """A file's real path and what it says; None where it is not there."""
+
+
+def items_from(parsed: Sequence[Mapping[str, Any]]) -> tuple[Item, ...]:
+    """What crossplane calls `parsed`."""
+    return tuple(
+        Item(
+            item["directive"],
+            tuple(item["args"]),
+            item["line"],
+            items_from(item["block"]) if "block" in item else None,
+        )
+        for item in parsed
+    )
+
+
+def items_of_text(text: bytes) -> tuple[Item, ...]:
+    """The same from our own lexer, which changes no byte and knows no arguments of Lua blocks."""
+    top: list[Any] = []
+    open_blocks = [top]
+    for found in directives.parse(text, ""):
+        del open_blocks[found.depth + 1 :]
+        inner: list[Any] | None = [] if found.block else None
+        open_blocks[-1].append((found.name, found.args, found.line, inner))
+        if inner is not None:
+            open_blocks.append(inner)
+    return _frozen(top)
+
+
+def _frozen(found: list[Any]) -> tuple[Item, ...]:
+    return tuple(Item(n, args, line, None if inner is None else _frozen(inner)) for n, args, line, inner in found)
+
+
+def misread(items: Sequence[Item], text: bytes) -> int:
+    """The line from which crossplane's items are not what our own lexer finds in the text; 0 where both agree.
+
+    They agree on names, lines, nesting and the number of words; crossplane drops the parentheses of `if`.
+    """
+    ours, theirs = list(_outline(items_of_text(text))), list(_outline(items))
+    for own, other in zip(ours, theirs, strict=False):
+        if own != other:
+            return min(own[1], other[1])
+    return 0 if len(ours) == len(theirs) else max(ours + theirs, key=lambda entry: entry[1])[1]
+
+
+def _outline(items: Iterable[Item], depth: int = 0) -> Iterator[tuple[str, int, int, int]]:
+    for item in items:
+        name = item.name if "\\" not in item.name else "\\"  # the two keep different escapes
+        if item.name.endswith(LUA):
+            yield name, item.line, depth, -1
+            continue
+        yield name, item.line, depth, -1 if item.name == "if" else len(item.args)
+        yield from _outline(item.block or (), depth + 1)
+
+
+class Expansion:
+    """Includes put in place, for one host. `known` is shared by all: files without includes are the same nodes everywhere."""
+
+    def __init__(self, conf: str, source: Source, known: dict[tuple[str, int], tuple[Node, ...]]) -> None:
+        self._folder = posixpath.dirname(conf)
+        self._source, self._known = source, known
+        self._whole: dict[tuple[str, bool], tuple[Node, ...]] = {}
+        self.files: dict[str, Parsed] = {}  # all that were read, by real path
+        self.nodes = self._file(conf, False, ())
+
+    def _file(self, path: str, is_geo: bool, around: tuple[str, ...]) -> tuple[Node, ...]:
+        found = self._source.parsed(path)
+        if found is None or found[0] in around:  # a circle: nginx refuses it
+            return ()
+        real, parsed = found
+        self.files[real] = parsed
+        key = (real, id(parsed))
+        if key in self._known:
+            return self._known[key]
+        if (real, is_geo) not in self._whole:
+            nodes = self._nodes(parsed.items, real, is_geo, (*around, real))
+            self._whole[real, is_geo] = nodes
+            if not _has_include(parsed.items):
+                self._known[key] = nodes
+        return self._whole[real, is_geo]
+
+    def _nodes(self, items: Iterable[Item], file: str, is_geo: bool, around: tuple[str, ...]) -> tuple[Node, ...]:
+        result: list[Node] = []
+        for item in items:
+            block = None
+            if item.block is not None:
+                block = self._nodes(item.block, file, item.name == "geo", around)
+            result.append(make_node(item.name, item.args, file, item.line, block))
+            if item.name == "include" and len(item.args) == 1:
+                for path in self._included(item.args[0], is_geo):
+                    result += self._file(path, is_geo, around)
+        return tuple(result)
+
+    def _included(self, pattern: str, is_geo: bool) -> Iterable[str]:
+        path = posixpath.normpath(posixpath.join(self._folder, pattern))
+        path = path[1:] if path.startswith("//") else path
+        return [path] if is_geo or not any(mark in path for mark in "*?[") else self._source.included(path)
+
+
+def _has_include(items: Iterable[Item]) -> bool:
+    return any(item.name == "include" or _has_include(item.block or ()) for item in items)
+
+
+def make_node(name: str, args: tuple[str, ...], file: str, line: int, block: tuple[Node, ...] | None) -> Node:
+    if block is None:
+        exact = loose = _digest((name, args))
+        if (ordered := ordered_arguments(name, args)) != args:
+            loose = _digest((name, ordered))
+        return Node(name, args, file, line, None, exact, loose)
+    exact = _digest((name, args, [child.exact for child in block]))
+    return Node(name, args, file, line, block, exact, _digest((name, args, _loose_order(name, block))))
+
+
+def _loose_order(name: str, block: tuple[Node, ...]) -> list[Any]:
+    """The children where order counts in their order, all others in one that is the same for all."""
+    groups = order_groups(name, [(child.name, child.args) for child in block])
+    free = sorted(child.loose for child, group in zip(block, groups, strict=True) if not group)
+    kept = sorted({group for group in groups if group})
+    sequences = [[c.loose for c, own in zip(block, groups, strict=True) if own == group] for group in kept]
+    return [free, kept, sequences]
+
+
+def _digest(value: object) -> bytes:
+    return hashlib.blake2b(repr(value).encode("utf-8", "surrogateescape"), digest_size=16).digest()
