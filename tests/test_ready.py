@@ -234,3 +234,55 @@ def test_not_ready_for_each_cause_and_ready_again_when_it_is_mended(pair: Pair) 
         assert next(steps, None) is None
         status, found = ready(pair)
         assert (status, found["reasons"]) == (0, []), (cause.__name__, found)
+
+
+def test_the_daemon_looks_after_an_edit_and_at_each_check(pair: Pair) -> None:
+    """What it finds shows in `status`, which asks nobody; the log has one line where the verdict is another."""
+    make_ready(pair)
+    pair.write_config(peer="connect_timeout = 1s", sync="check_every = 1s")
+    with pair.daemon() as daemon:
+        wait_for_status(pair, lambda peer, _: peer["outcome"] == "in-sync" and peer["ready"]["ready"])
+        pair.web2.stop_nginx()
+        daemon.wait_for("web2: not ready to take over: web2: nginx does not run [nginx-down]")
+        peer, _ = wait_for_status(pair, lambda peer, _: peer["outcome"] == "nginx-down")
+        assert peer["message"]["next"].startswith("start nginx on web2: /usr/sbin/nginx")
+        pair.web2.start_nginx()
+        daemon.wait_for("web2: ready to take over, after ")
+        wait_for_status(pair, lambda peer, _: peer["outcome"] == "in-sync")
+
+        pair.web2.run(["sh", "-c", "cp -p /usr/sbin/nginx /usr/sbin/.nginx && mv /usr/sbin/.nginx /usr/sbin/nginx"])
+        peer, _ = wait_for_status(pair, lambda peer, _: peer["outcome"] == "stale-running")
+        assert "only a restart runs it" in peer["message"]["what"]
+        assert peer["message"]["next"] == "restart nginx on web2"
+        pair.web2.stop_nginx()
+        pair.web2.start_nginx()
+
+        edit(pair.web1, SITE, SITE_TEXT + "# here, and not loaded\n")
+        wait_for_status(pair, lambda _, notes: any("web1: nginx has not loaded" in note for note in notes))
+        text = pair.ngxsync("status").stdout
+        assert "web1 -> web2: in-sync since " in text
+        assert "  ready:    no, looked " in text
+        assert f"note: web1: nginx has not loaded {ROOT}/{SITE}, changed " in text
+        reload(pair.web1)
+        wait_for_status(pair, lambda peer, notes: peer["ready"]["ready"] and len(notes) == 1)
+    told = [line for line in daemon.log().splitlines() if "to take over" in line]
+    verdicts = ["not ready" in line for line in told]
+    assert verdicts == [number % 2 == 0 for number in range(len(told))] or verdicts[1:] == [
+        number % 2 == 0 for number in range(len(told) - 1)
+    ], told
+
+
+def wait_for_status(pair: Pair, is_so: Callable[[dict[str, Any], list[str]], bool]) -> tuple[dict[str, Any], list[str]]:
+    """The peer and the notes of `ngxsync status --json`, as soon as they are so."""
+    latest: list[Any] = []
+
+    def look() -> bool:
+        told = json.loads(pair.ngxsync("status", "--json").stdout)
+        latest[:] = [told["peers"][0], told["notes"]]
+        return is_so(told["peers"][0], told["notes"])
+
+    try:
+        wait_until(look, "status says so", 20.0)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{latest}") from None
+    return latest[0], latest[1]

@@ -199,7 +199,16 @@ def test_the_json_of_status_keeps_its_keys() -> None:
         "notes",
     ]
     assert list(found["peers"][0])[:7] == PEER_KEYS
-    assert list(found["peers"][0])[7:] == ["since", "accepted_at", "proven", "last_run", "pause", "message", "next"]
+    assert list(found["peers"][0])[7:] == [
+        "since",
+        "accepted_at",
+        "proven",
+        "last_run",
+        "pause",
+        "message",
+        "next",
+        "ready",
+    ]
     assert (found["outcome"], found["exit"]) == ("broken", 7)
     assert [peer["outcome"] for peer in found["peers"]] == ["broken", "paused", "in-sync"]
     assert found["peers"][1]["pause"] == {

@@ -42,6 +42,7 @@ def facts(request: Answer) -> Answer:
         "addresses": own_addresses(),
         "selinux": first_line("/sys/fs/selinux/enforce"),
         "recovery_unit": unit.state(request["state_dir"]),
+        "recovery_result": unit.result(),
         "rsync": _version_of("rsync"),
         "trees": {tree: _tree_facts(tree) for tree in trees},
         "state": _tree_facts(request["state_dir"]),

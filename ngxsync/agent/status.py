@@ -1,7 +1,6 @@
 """The verb `status`: what the peer knows by itself, for the person who logs in there at night while its master is dead."""
 
 import os
-import subprocess
 import time
 from typing import Any, Dict, List, Optional
 
@@ -42,7 +41,7 @@ def status(request: Answer) -> Answer:
         "refused": refused(store),
         "door": door(store),
         "recovery_unit": unit.state(request["state_dir"]),
-        "recovery_result": recovery_result(),
+        "recovery_result": unit.result(),
         "history": {"folder": store.root, "runs": sum(1 for _ in store.answers())},
     }
 
@@ -112,13 +111,3 @@ def door(store: Store) -> Optional[Answer]:
     except OSError:
         return None
     return {"count": len(lines), "last": lines[-1]} if lines else None
-
-
-def recovery_result() -> str:
-    """What systemd knows of the recovery at this boot: success, exit-code ...; "" where it cannot be asked."""
-    try:
-        argv = ["systemctl", "show", "--property=Result", "--value", unit.NAME]
-        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.decode("ascii", "replace").strip()

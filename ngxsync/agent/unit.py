@@ -40,6 +40,14 @@ def state(state_dir: str) -> str:
     return "not installed: it is put there at the first sync as root"
 
 
+def result() -> str:
+    """What systemd knows of the recovery at this boot: success, exit-code ...; "" where it cannot be asked."""
+    if not os.path.isdir("/run/systemd/system"):
+        return ""
+    status, said = _run(["systemctl", "show", "--property=Result", "--value", NAME])
+    return "" if status else said
+
+
 def install(state_dir: str) -> bool:
     """True where it is there afterwards. Raises OSError."""
     if os.geteuid() != 0 or state_dir != STANDARD_STATE or not os.path.isdir(FOLDER):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -15,8 +16,19 @@ from ngxsync.cli.options import config_option, json_option, open_state, print_js
 from ngxsync.core.config import Config
 from ngxsync.core.cronfields import next_minute
 from ngxsync.core.errors import MasterInvalid, Message
+from ngxsync.core.look import Look
 from ngxsync.core.memory import PeerRecord
-from ngxsync.core.model import PAUSED, REFUSED, UNKNOWN, PeerStatus, Problem, StatusReport
+from ngxsync.core.model import (
+    IN_SYNC,
+    NGINX_DOWN,
+    PAUSED,
+    REFUSED,
+    STALE_RUNNING,
+    UNKNOWN,
+    PeerStatus,
+    Problem,
+    StatusReport,
+)
 from ngxsync.core.render import json_status, render_status, worst_first
 from ngxsync.daemon.instance import Instance, running_instance
 from ngxsync.edges.configfile import read_config
@@ -42,7 +54,7 @@ EXITS = {
     statuses=(0, 1, 3, 4, 5, 6, 7, 8),
     means={
         0: "it could answer; with --exit-code: all are in sync. The others only with --exit-code:",
-        1: "pending, drifted, conflict, not-proven, nginx-down or unknown",
+        1: "pending, drifted, conflict, not-proven, stale-running, nginx-down or unknown",
         4: "unreachable",
         6: "undone",
         7: "broken",
@@ -75,9 +87,9 @@ def make_report(config: Config, state: MasterState) -> StatusReport:
     nearly_full = (f"{record.name}: {record.store}" for record in records if record.store)
     daemon = running_instance(config.state_dir)
     now = state.now()
-    return StatusReport(
-        socket.gethostname(), now, peers, next_fires(config, now) if daemon else (), (daemon_note(daemon), *nearly_full)
-    )
+    host = socket.gethostname()
+    notes = (daemon_note(daemon), *own_notes(host, peers), *nearly_full)
+    return StatusReport(host, now, peers, next_fires(config, now) if daemon else (), notes)
 
 
 def peer_status(state: MasterState, record: PeerRecord) -> PeerStatus:
@@ -95,12 +107,38 @@ def peer_status(state: MasterState, record: PeerRecord) -> PeerStatus:
         exit=record.last_exit if record.word == REFUSED else EXITS.get(record.word, 1),
         pause=pause,
         message=with_problems(record, state),
+        look=latest_look(record),
     )
+    found = with_nginx(found)
     if record.word == PAUSED:  # what that run met: whether a pause is in force, the pauses know
         found = replace(found, word=UNKNOWN, since=None, exit=EXITS.get(UNKNOWN, 1), message=None)
     if pause is None or found.exit in (6, 7):  # a pause hides nothing that is worse
         return found
     return replace(found, word=PAUSED, since=pause.since, exit=EXITS[PAUSED])
+
+
+def latest_look(record: PeerRecord) -> Look | None:
+    """What was found of the peer as it is now, as far as this host knows: None where something was accepted there since."""
+    look = record.look
+    return look if look is not None and look.generation in ("", record.generation) else None
+
+
+def with_nginx(found: PeerStatus) -> PeerStatus:
+    """The files are right there, and its nginx runs something older, or not at all."""
+    nginx = found.look.nginx.get(found.name) if found.look else None
+    word = {"stale": STALE_RUNNING, "down": NGINX_DOWN}.get(nginx.state) if nginx else None
+    if nginx is None or nginx.reason is None or word is None or found.word != IN_SYNC:
+        return found
+    message = Message(nginx.reason.what, found.name, "its files are right", nginx.reason.next)
+    return replace(found, word=word, since=nginx.since, exit=EXITS.get(word, 1), message=message)
+
+
+def own_notes(host: str, peers: Iterable[PeerStatus]) -> Iterator[str]:
+    """What was found of the nginx of this host by the latest look."""
+    latest = max((peer.look for peer in peers if peer.look), key=lambda look: look.at, default=None)
+    nginx = latest.nginx.get(host) if latest else None
+    if nginx is not None and nginx.reason is not None:
+        yield f"{host}: {nginx.reason.what}; next: {nginx.reason.next}"
 
 
 def with_problems(record: PeerRecord, state: MasterState) -> Message | None:

@@ -72,7 +72,8 @@ def sync(
     foreground: Foreground[RunResult] = Foreground(brake)
     with ExitStack() as opened:
         assembly = opened.enter_context(open_assembly(configuration))
-        progress = opened.enter_context(_progress()) if sys.stderr.isatty() and not as_json else None
+        shown = opened.enter_context(ExitStack())
+        progress = shown.enter_context(_progress()) if sys.stderr.isatty() and not as_json else None
         options = Options(
             by_person=True,
             force=force,
@@ -84,13 +85,22 @@ def sync(
             brake=brake,
         )
         result = foreground.run(lambda: assembly.pipeline.run(options))
+        shown.close()
+        _tell(result, as_json=as_json, dry_run=dry_run)
+        if not dry_run:
+            from ngxsync.flow.readiness import look_after
+
+            look_after(assembly.pipeline, result)
+    return result.exit
+
+
+def _tell(result: RunResult, *, as_json: bool, dry_run: bool) -> None:
     if as_json:
         print_json(json_run("sync", result))
-    else:
-        # what a person has to look at is not lost where the output goes to /dev/null, as in a crontab
-        lines = [*_plans(result, dry_run), render_run(result), *(["nothing was changed: a dry run"] if dry_run else [])]
-        print("\n".join(lines), file=sys.stderr if result.exit else sys.stdout)
-    return result.exit
+        return
+    # what a person has to look at is not lost where the output goes to /dev/null, as in a crontab
+    lines = [*_plans(result, dry_run), render_run(result), *(["nothing was changed: a dry run"] if dry_run else [])]
+    print("\n".join(lines), file=sys.stderr if result.exit else sys.stdout, flush=True)
 
 
 def _progress() -> RunProgress:

@@ -237,6 +237,7 @@ def _facts(asked: Asked) -> Shape:
         "nginx": lambda value: _either(value, "found", nginx, {"why": text}),
         "running": Maybe(RUNNING),
         "addresses": [text],
+        "recovery_result": Maybe(text),
         "trees": dict.fromkeys(_trees(asked), room),
         "state": room,
         "journal": nullable(JOURNAL),

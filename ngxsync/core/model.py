@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ngxsync.agent.manifest import Entry, Manifest, snapshot_id
 from ngxsync.core.errors import Message
+
+if TYPE_CHECKING:
+    from ngxsync.core.look import Look
 
 # Status words of DESIGN 6; `applied` is the one outcome that is no status word.
 APPLIED = "applied"
@@ -22,6 +25,7 @@ REFUSED = "refused"
 UNDONE = "undone"
 BROKEN = "broken"
 NOT_PROVEN = "not-proven"
+STALE_RUNNING = "stale-running"
 NGINX_DOWN = "nginx-down"
 UNREACHABLE = "unreachable"
 FIRST_SYNC = "awaiting-first-sync"
@@ -188,6 +192,7 @@ class PeerStatus:
     exit: int = 1
     pause: Pause | None = None
     message: Message | None = None
+    look: Look | None = None  # at its readiness, the latest
     next: str = ""  # what to do, where it is not the usual advice for the word
 
 

@@ -23,6 +23,7 @@ from ngxsync.core.model import (
     StatusReport,
     worst_exit,
 )
+from ngxsync.core.verdict import json_look, status_text
 from ngxsync.core.wording import (
     human_duration,
     human_size,
@@ -48,7 +49,7 @@ ADVICE = {
     "undone": "find why nginx refused to run it (ngxsync history), mend it, then ngxsync sync",
     "broken": "log in there and run ngxsync-agent recover, then ngxsync sync",
     "not-proven": "start nginx there, then ngxsync sync",
-    "stale-running": "restart nginx there when it suits; the files are right",
+    "stale-running": "reload nginx there, or restart it; the files are right",
     "nginx-down": "start nginx there",
     "unreachable": "look at the host and its sshd; the daemon goes on trying",
     "awaiting-first-sync": "look with ngxsync diff, then ngxsync sync on the host whose content shall win",
@@ -166,6 +167,8 @@ def _status_lines(peer: PeerStatus, report: StatusReport, tz: tzinfo | None) -> 
     if peer.last_run:
         at = f" {render_time(peer.last_run_at, now, tz)}" if peer.last_run_at is not None else ""
         lines.append(f"  last run: {peer.last_run}{at}: {peer.last_outcome}")
+    if peer.look:
+        lines.append(f"  ready:    {one_line(status_text(peer.look, now))}")
     if peer.pause:
         lines.append(f"  paused:   {_pause_text(peer.pause, now, tz)}")
     lines += _indented(peer.message, "  ")
@@ -258,7 +261,7 @@ def json_status(report: StatusReport) -> dict[str, Any]:
         "outcome": ranked[0].word if ranked else IN_SYNC,
         "code": "",
         "exit": ranked[0].exit if ranked else 0,
-        "peers": [_json_peer_status(peer) for peer in ranked],
+        "peers": [_json_peer_status(peer, report.now) for peer in ranked],
         "host": report.host,
         "now": report.now,
         "next_fires": [{"what": what, "at": when} for what, when in report.next_fires],
@@ -266,7 +269,7 @@ def json_status(report: StatusReport) -> dict[str, Any]:
     }
 
 
-def _json_peer_status(peer: PeerStatus) -> dict[str, Any]:
+def _json_peer_status(peer: PeerStatus, now: float) -> dict[str, Any]:
     return {
         "name": peer.name,
         "outcome": peer.word,
@@ -282,4 +285,5 @@ def _json_peer_status(peer: PeerStatus) -> dict[str, Any]:
         "pause": json_pause(peer.pause),
         "message": json_message(peer.message),
         "next": peer.next or ADVICE.get(peer.word, ADVICE["unknown"]),
+        "ready": json_look(peer.look, now),
     }

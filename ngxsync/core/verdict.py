@@ -66,6 +66,24 @@ def ages(look: Look, now: float) -> list[str]:
     return [proven, *([f"probed {_ago(look.probed_at, now)}"] if look.probed_at is not None else [])]
 
 
+def render_change(name: str, before: Look | None, after: Look) -> str:
+    """For the log, where the verdict is another than before."""
+    if not after.is_ready:
+        return f"{name}: not ready to take over: {why_not(after)}"
+    return f"{name}: ready to take over" + (
+        "" if before is None else f", after {human_duration(after.at - before.since)} of not"
+    )
+
+
+def status_text(look: Look, now: float) -> str:
+    """For `status`: the latest verdict, and how old it is."""
+    looked = f"looked {_ago(look.at, now)}"
+    if look.is_ready:
+        return f"yes, {looked}"
+    more = f" and {len(look.reasons) - 1} more" if len(look.reasons) > 1 else ""
+    return f"no, {looked}: {reason_text(look.reasons[0])}{more} (ngxsync ready)"
+
+
 def _ago(when: float, now: float) -> str:
     seconds = round(now - when)
     if seconds < 1:
@@ -122,6 +140,7 @@ def json_verdicts(verdicts: Sequence[Verdict], now: float) -> dict[str, Any]:
 
 def _json_peer(verdict: Verdict, now: float) -> dict[str, Any]:
     look = verdict.look
+    found = json_look(look, now) or {}
     return {
         "name": verdict.name,
         "outcome": READY if look.is_ready else NOT_READY,
@@ -130,13 +149,20 @@ def _json_peer(verdict: Verdict, now: float) -> dict[str, Any]:
         "snapshot": "",
         "accepted": "",
         "changes": [],
+        **found,
+    }
+
+
+def json_look(look: Look | None, now: float) -> dict[str, Any] | None:
+    """What a look found; `ages` are seconds: since it looked, since readiness was proven, since names were asked, of the verdict."""
+    if look is None:
+        return None
+    times = {"looked": look.at, "proven": look.ready_at, "probed": look.probed_at, "verdict": look.since}
+    return {
+        "ready": look.is_ready,
         "reasons": [asdict(reason) for reason in look.reasons],
         "warnings": [asdict(reason) for reason in look.warnings],
-        "ages": {
-            "proven": _age(look.ready_at, now),
-            "probed": _age(look.probed_at, now),
-            "verdict": _age(look.since, now),
-        },
+        "ages": {name: _age(when, now) for name, when in times.items()},
     }
 
 

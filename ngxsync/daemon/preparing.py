@@ -16,7 +16,7 @@ from ngxsync.core.config import SyncConfig
 from ngxsync.core.errors import Message, NgxsyncError
 from ngxsync.core.model import RunResult, Snapshot
 from ngxsync.daemon.reports import Tally, log_master, logger
-from ngxsync.daemon.worker import RUN_AGAIN_FROM_S, Task, Worker
+from ngxsync.daemon.worker import OF_EDITS, RUN_AGAIN_FROM_S, Task, Worker
 from ngxsync.flow.interfaces import Named, Options, Prepared, Validation
 from ngxsync.flow.pipeline import Pipeline
 from ngxsync.flow.triggers import Backoff, Settle, TriggerQueue
@@ -249,6 +249,9 @@ class Preparer:
         with suppress(NgxsyncError):  # the disk is full: the error itself says more
             result = self._pipeline.failed(options, error, started)
         self.failure = result
+        if options.trigger not in OF_EDITS:
+            for worker in self._workers.values():
+                worker.look()
         if error.exit_status != 3:
             self._retry_at = self._clock() + self._backoff.next_delay()
         if known is not None and (known.code, known.problems, known.message) == (

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from ngxsync.core import model
 from ngxsync.core.errors import Message, NgxsyncError
 from ngxsync.core.model import PeerResult, RunResult
+from ngxsync.daemon.looking import Looker
 from ngxsync.daemon.reports import Tally, is_news, logger, remembered
 from ngxsync.flow.brake import Brake
 from ngxsync.flow.interfaces import Options, Peer, Prepared
@@ -30,6 +31,8 @@ TRIED_AGAIN = (2, 4, 5, 9, 70)
 LONGEST_RUN_S = 3 * 3600.0
 PROBE_FROM_S, PROBE_TO_S = 1.0, 60.0
 RUN_AGAIN_FROM_S = 5.0
+# triggers of runs after which others may follow soon: the look waits until it is quiet
+OF_EDITS = ("change", "retry")
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,14 @@ class Worker:
         self._overruled: tuple[RunResult, Options] | None = None
         self._is_warming = self._is_stopping = False
         self._brake = Brake()
+        self._looker = Looker(peer, pipeline, told=told, clock=clock)
         self._busy_since: float | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name=f"peer {self.name}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+        self._looker.start()
 
     def submit(self, task: Task) -> None:
         """The newest state; one that still waits is dropped for it."""
@@ -105,6 +110,11 @@ class Worker:
             self._is_stopping = True
             self._brake.pull()
             self._changed.notify_all()
+        self._looker.stop()
+
+    def look(self) -> None:
+        """Whether this peer is ready is looked at beside whatever goes on."""
+        self._looker.ask(now=True, probe=True)
 
     @property
     def is_committed(self) -> bool:
@@ -155,6 +165,7 @@ class Worker:
         result, options = overruled
         self.latest = PeerResult(self.name, result.outcome, result.code, result.exit, message=result.message)
         self._pipeline.note_failed(self.name, result, options)
+        self._looker.ask()
 
     def _warm(self) -> None:
         self._is_warming = False
@@ -170,6 +181,7 @@ class Worker:
             if self._is_stopping:
                 return
             self._brake = Brake()
+        self._looker.wait_for_run()
         options = replace(task.options, gate=task.settled, brake=self._brake)
         try:
             result = self._pipeline.run_peer(self._peer, task.prepared, options)
@@ -187,6 +199,8 @@ class Worker:
         found = result if result.snapshot else replace(result, snapshot=task.prepared.snapshot.id)
         previous, self.latest = self.latest, remembered(found)
         self._set_retry(previous, found)
+        is_check = task.options.trigger not in OF_EDITS
+        self._looker.ask(now=is_check, probe=is_check or result.outcome == model.APPLIED)
         task.tally.add(result, started=task.started, is_news=is_news(previous, found))
         self._told()
 

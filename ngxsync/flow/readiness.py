@@ -19,6 +19,7 @@ from ngxsync.core.errors import AgentFailed, Message, NgxsyncError, PeerUnreacha
 from ngxsync.core.excludes import make_projection
 from ngxsync.core.look import Look, Seen, joined, unreachable
 from ngxsync.core.memory import PeerRecord
+from ngxsync.core.model import RunResult
 from ngxsync.core.readiness import (
     Content,
     Facts,
@@ -42,6 +43,7 @@ FACTS_S = 30.0
 PROBE_S = 10.0  # for all names together
 PROBES_S = 20.0  # until the answer is here
 HELD = (model.HELD, model.REFUSED, model.UNDONE, model.BROKEN, model.PAUSED)
+REACHED = (model.APPLIED, model.IN_SYNC, model.NOT_PROVEN)
 # codes of an agent or a gate that do not know a verb yet
 UNKNOWN_VERB = ("gate", "agent")
 
@@ -186,20 +188,32 @@ def needs_probes(record: PeerRecord) -> bool:
     return known is None or bool(known.reasons)
 
 
-def look(pipeline: Pipeline, peers: Collection[Peer], *, probe: bool = False) -> list[Looked]:
-    """Looks at these peers and remembers it. Raises StateError where this host's memory cannot be read."""
+def look(
+    pipeline: Pipeline, peers: Collection[Peer], *, probe: bool = False, is_wanted: Callable[[], bool] = lambda: True
+) -> list[Looked]:
+    """Looks at these peers and remembers it, where that is still wanted then. Raises StateError where this host's memory
+    cannot be read."""
     records = {peer.config.name: pipeline.memory.load_peer(peer.config.name) for peer in peers}
     with ThreadPoolExecutor(max_workers=3 * len(records) + 3) as pool:
         looking = Looking(pipeline, pool)
         asked = {peer.config.name: looking.begin(peer, records[peer.config.name], probe=probe) for peer in peers}
         seen = {name: result() for name, result in asked.items()}
-    return [remember(pipeline, records[name], found) for name, found in seen.items()]
+    return [remember(pipeline, records[name], found, is_wanted) for name, found in seen.items()]
 
 
-def remember(pipeline: Pipeline, record: PeerRecord, seen: Seen) -> Looked:
+def look_after(pipeline: Pipeline, result: RunResult) -> None:
+    """After a person's run: the peers that it reached and whose names were not asked since. What cannot be is for `ready` to say."""
+    with suppress(NgxsyncError):
+        reached = [pipeline.peers[peer.name] for peer in result.peers if peer.outcome in REACHED]
+        wanting = [peer for peer in reached if needs_probes(pipeline.memory.load_peer(peer.config.name))]
+        if wanting:
+            look(pipeline, wanting)
+
+
+def remember(pipeline: Pipeline, record: PeerRecord, seen: Seen, is_wanted: Callable[[], bool]) -> Looked:
     """Durably, unless a run is at work on that peer, or has been since: that one's own look follows."""
     made = made_of(seen, record.look)
-    if record.generation is not None:
+    if record.generation is not None and is_wanted():
         with suppress(NgxsyncError), pipeline.memory.lock(record.name, 0.0):
             latest = pipeline.memory.load_peer(record.name)
             if latest.generation == record.generation:

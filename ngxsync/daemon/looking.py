@@ -1,0 +1,109 @@
+"""One peer's second thread: after its runs it looks whether the peer is ready, and says so where that has changed.
+
+No run waits for a look: it asks beside, without a lock, and what was found while a run began is thrown away, since that
+run's own look follows. A burst of edits is looked at once, when it is quiet, or after LATEST_S at the latest.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from ngxsync.core.errors import NgxsyncError
+from ngxsync.core.verdict import render_change
+from ngxsync.core.wording import one_line
+from ngxsync.daemon.reports import logger
+from ngxsync.flow.interfaces import Peer
+from ngxsync.flow.pipeline import Pipeline
+from ngxsync.flow.readiness import Looked, look
+
+QUIET_S = 2.0
+LATEST_S = 30.0
+
+
+class Looker:
+    """`told()` follows each look. `clock` is monotonic seconds."""
+
+    def __init__(
+        self, peer: Peer, pipeline: Pipeline, *, told: Callable[[], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.name = peer.config.name
+        self._peer, self._pipeline, self._told, self._clock = peer, pipeline, told, clock
+        self._due: float | None = None
+        self._asked_since: float | None = None
+        self._probe = False
+        self._number = 0  # of runs that began: what was asked before one is not worth remembering
+        self._is_stopping = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._loop, name=f"look at {self.name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ask(self, *, now: bool = False, probe: bool = False) -> None:
+        """A look is wanted: at once, or when it has been quiet for a while; with `probe` each name is asked anew."""
+        with self._changed:
+            at = self._clock()
+            self._asked_since = at if self._asked_since is None else self._asked_since
+            self._due = at if now else min(at + QUIET_S, self._asked_since + LATEST_S)
+            self._probe |= probe
+            self._changed.notify_all()
+
+    def wait_for_run(self) -> None:
+        """A run begins: it asks again at its end."""
+        with self._changed:
+            self._due = None
+            self._number += 1
+
+    def stop(self) -> None:
+        """What is still asked for is given up. Does not wait."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+
+    def _loop(self) -> None:
+        while self._wait():
+            try:
+                self._look()
+            except NgxsyncError:
+                continue  # this host's memory cannot be read: the runs say so
+            except Exception:  # noqa: BLE001 - the outermost place of this thread; a bug, and the daemon goes on
+                logger.exception("a bug of ngxsync: the look at %s ended", self.name)
+
+    def _wait(self) -> bool:
+        """Until a look is due; False at the end."""
+        with self._changed:
+            while not self._is_stopping:
+                left_s = None if self._due is None else self._due - self._clock()
+                if left_s is not None and left_s <= 0:
+                    return True
+                self._changed.wait(left_s)
+            return False
+
+    def _look(self) -> None:
+        with self._changed:
+            number, probe = self._number, self._probe
+            self._due = self._asked_since = None
+            self._probe = False
+        found = look(self._pipeline, [self._peer], probe=probe, is_wanted=lambda: self._is_wanted(number))
+        if self._is_wanted(number):
+            for each in found:
+                self._tell(each)
+            self._told()
+        elif probe:
+            with self._changed:
+                self._probe = True
+
+    def _is_wanted(self, number: int) -> bool:
+        return number == self._number and not self._is_stopping
+
+    @staticmethod
+    def _tell(found: Looked) -> None:
+        """One line where the verdict is another than before."""
+        before, after = found.before, found.look
+        if before is not None and before.is_ready == after.is_ready:
+            return
+        fields = {"peer": found.name, "ready": after.is_ready, "codes": [reason.code for reason in after.reasons]}
+        level = logger.info if after.is_ready else logger.warning
+        level("%s", one_line(render_change(found.name, before, after)), extra={"fields": fields})
