@@ -122,6 +122,7 @@ def master_not_reloaded(pair: Pair) -> Iterator[Expected]:
 def peer_not_reloaded(pair: Pair) -> Iterator[Expected]:
     text = pair.web2.path(f"{ROOT}/{SITE}").read_text()
     edit(pair.web2, SITE, text + "# theirs\n")
+    reload(pair.web2)
     edit(pair.web2, SITE, text)
     yield Expected("stale-running", "web2", f"nginx has not loaded {ROOT}/{SITE}, changed ")
     reload(pair.web2)

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ngxsync.agent import errorlog
+from ngxsync.agent.asread import AsRead, Reading
 from ngxsync.agent.running import last_refusal
 from ngxsync.core.answers import RUNNING
 from ngxsync.core.shapes import misfit
-from tests.agent import Agent
+from tests.agent import STATE, Agent
 from tests.hosts import Host, wait_until
 from tests.pair import ROOT, Pair
 
@@ -219,3 +220,60 @@ def test_the_last_refusal() -> None:
 
     assert last_refusal([]) == ""
     assert last_refusal([entry("bind() failed"), entry("still could not bind()")]) == "bind() failed"
+
+
+def test_what_holds_the_same_again_is_nothing_new_to_nginx(host: Host) -> None:
+    """From the first look after a reload on; before it, and in another place than ngxsync's own, times alone tell."""
+    before = host.path(VHOST).read_text()
+    host.path(VHOST).write_text(before)
+    assert look(host)["state"] == "stale"
+    host.run(["install", "-d", "-m", "0700", f"{STATE}/peer"])
+    reload(host)
+    assert look(host)["state"] == "running"
+    kept = host.path(f"{STATE}/peer/asread.json")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    wait_until(lambda: time.time() > kept.stat().st_mtime + 0.05, "a moment later")
+
+    host.path(VHOST).write_text(before)  # touched
+    assert look(host)["state"] == "running"
+    touch(host)
+    assert look(host)["file"] == VHOST
+    host.path(VHOST).write_text(before)  # and back
+    assert look(host)["state"] == "running"
+    added = f"{ROOT}/conf/vhosts/added.conf"
+    host.path(added).write_text("server { listen 82; }\n")
+    assert look(host)["file"] == added
+    host.path(added).unlink()
+    assert look(host)["state"] == "running"
+
+    touch(host)
+    reload(host)
+    assert look(host)["state"] == "running"
+    host.path(VHOST).write_text(before)  # as it was before that reload: nginx runs the other
+    wait_until(lambda: look(host)["state"] == "stale", "it is not what nginx read last")
+
+
+def test_a_file_that_is_gone_is_still_served(host: Host) -> None:
+    host.run(["install", "-d", "-m", "0700", f"{STATE}/peer"])
+    extra = f"{ROOT}/conf/vhosts/extra.conf"
+    host.path(extra).write_text("server { listen 81; }\n")
+    reload(host)
+    assert look(host)["state"] == "running"
+    host.path(extra).unlink()
+    found = look(host)
+    assert (found["state"], found["file"]) == ("stale", extra)
+    assert found["why"] == f"{extra} is gone since nginx read it"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"reading": [1, 2, 3]}', '{"reading": null, "files": []}'])
+def test_a_damaged_note_of_what_it_read_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "asread.json").write_text(text)
+    (tmp_path / "file").write_text("x")
+    as_read = AsRead(str(tmp_path), Reading(1, 2, 3.0))
+    assert as_read.files is None
+    as_read.keep([str(tmp_path / "file"), str(tmp_path / "none")], time.time() + 1)
+    again = AsRead(str(tmp_path), Reading(1, 2, 3.0))
+    assert again.is_as_read(str(tmp_path / "file"))
+    assert not again.is_as_read(str(tmp_path / "none"))
+    assert AsRead(str(tmp_path), Reading(1, 2, 3.5)).files is None
+    assert AsRead("", Reading(1, 2, 3.0)).files is None

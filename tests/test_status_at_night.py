@@ -172,14 +172,19 @@ def test_edited_on_the_peer(agent: Agent) -> None:
 def test_nginx_has_not_read_what_is_on_its_disk(agent: Agent) -> None:
     """Also where the files are the accepted ones: put back by hand, and never reloaded."""
     vhost = agent.host.path(f"{ROOT}/conf/vhosts/default.conf")
-    mtime_ns = vhost.stat().st_mtime_ns
+    mtime_ns, text = vhost.stat().st_mtime_ns, vhost.read_text()
+    assert night(agent.host)["word"] == "in-sync"
+    vhost.write_text(text + "# tried\n")
+    before = set(agent.host.nginx_workers())
+    agent.host.run(["kill", "-HUP", str(agent.host.nginx_main())])
+    wait_until(lambda: (now := set(agent.host.nginx_workers())) and not now & before, "nginx has read that")
 
     def look_after_a_change() -> dict[str, Any]:
-        os.utime(vhost, ns=(mtime_ns, mtime_ns))  # only its ctime is another
+        vhost.write_text(text)
+        os.utime(vhost, ns=(mtime_ns, mtime_ns))
         found = night(agent.host)
         return found if found["word"] == "stale-running" else {}
 
-    assert night(agent.host)["word"] == "in-sync"
     found = wait_until(look_after_a_change, "the file is younger than the workers by more than the clocks' slack")
     assert found["nginx"]["file"] == f"{ROOT}/conf/vhosts/default.conf"
     command = re.findall(r"^next: `([^`]+)`", found["text"], re.MULTILINE)[0]

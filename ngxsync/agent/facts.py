@@ -1,4 +1,4 @@
-"""The verb facts: what `check` wants to know of a host, master or peer. Nothing is changed.
+"""The verb facts: what `check` and `ready` want to know of a host, master or peer. Only asread.py keeps a note.
 
 About files outside the trees it answers only as far as this host's own nginx configuration names them (DESIGN 4).
 """
@@ -14,6 +14,7 @@ from typing import Any, Dict, List
 from . import journal, running, unit
 from .addresses import own_addresses
 from .answers import Failure
+from .asread import place_of
 from .directives import Directive, NamedFile, named_files, read_all
 from .manifest import tree_of
 from .nginx import NGINX_ERRORS, Nginx, find_nginx
@@ -36,7 +37,7 @@ def facts(request: Answer) -> Answer:
         "ok": True,
         "hello": hello(request),
         "nginx": _nginx_facts(request["nginx"], trees),
-        "running": running.state(request["nginx"]),
+        "running": running.state(request["nginx"], place_of(request["state_dir"])),
         "nonlocal_bind": first_line("/proc/sys/net/ipv4/ip_nonlocal_bind"),
         "nonlocal_bind6": first_line("/proc/sys/net/ipv6/ip_nonlocal_bind"),
         "addresses": own_addresses(),

@@ -1,7 +1,7 @@
 """What nginx runs, against what is on its disk: whether the one has read the other, by the births of its processes.
 
-Nothing is kept between two looks and nothing is asked of nginx. Births are told by the clock since boot and files by the
-wall clock; where that was set by hand or stepped since, both are off by as much.
+Nothing is asked of nginx, and between two looks only what its files held is kept (asread.py). Births are told by the clock since
+boot and files by the wall clock; where that was set by hand or stepped since, both are off by as much.
 """
 
 import os
@@ -10,6 +10,7 @@ import stat
 import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
+from .asread import AsRead, Reading
 from .directives import loads, named_files, read_all
 from .errorlog import Entry, death_in, entries_since, log_paths
 from .nginx import NGINX_ERRORS, SHUTTING_DOWN, Nginx, Running, find_nginx, find_running, start_time
@@ -27,6 +28,7 @@ FOLDER_LIMIT = 2000  # files below a directory that nginx loads from
 CACHE_MANAGER = b"nginx: cache manager process"
 DELETED = " (deleted)"  # what the kernel adds to the path of a running program whose file is gone
 NO_RELOAD = "%s was replaced after nginx started: only a restart runs it, not a reload"
+GONE = "%s is gone since nginx read it"
 BORN_AGAIN = "its workers died and were born again, which reads no file: when nginx last read them is not known"
 NOTHING: Answer = {
     "pid": 0,
@@ -50,14 +52,14 @@ def of_the_only_one() -> Optional[Answer]:
     return {"binary": "auto", "root": found[1], "conf": found[2]} if found is not None else None
 
 
-def state(settings: Optional[Answer]) -> Answer:
+def state(settings: Optional[Answer], kept_in: str = "") -> Answer:
     """Whether nginx runs, and whether it has read what is on its disk; times in seconds since 1970.
 
     {state: running, stale, down, unknown; pid; since: its start; loaded: when the oldest worker that serves was born; file,
     changed: the youngest file that it loads, where it is stale; why: the reason where it is unknown, or stale by more than a file;
     needs_restart: no reload mends it;
     start: its command; draining: workers that are shutting down; draining_since: at the latest; binary_replaced; refused: the
-    last [emerg] in its error log since `changed`, without its time}.
+    last [emerg] in its error log since `changed`, without its time}. `kept_in` is asread.place_of this host.
     """
     if not settings:
         return dict(NOTHING, state="unknown", why="no run recorded which it is, and not exactly one runs here")
@@ -68,7 +70,7 @@ def state(settings: Optional[Answer]) -> Answer:
     if nginx.problem:
         return dict(NOTHING, state="unknown", why=nginx.problem)
     if nginx.running is not None:
-        return _of_running(nginx, nginx.running)
+        return _of_running(nginx, nginx.running, kept_in)
     if nginx.single:
         why = "process %d runs without a main process (master_process off)" % nginx.single
         return dict(NOTHING, state="unknown", pid=nginx.single, why=why)
@@ -79,7 +81,7 @@ def start_command(nginx: Nginx, program: str) -> str:
     return " ".join(shlex.quote(word) for word in [program] + nginx.args)
 
 
-def _of_running(nginx: Nginx, running: Running) -> Answer:
+def _of_running(nginx: Nginx, running: Running, kept_in: str) -> Answer:
     logs = log_paths(nginx.conf, nginx)[0]
     children = family(running.pid)
     since = birth(start_time(running.pid))
@@ -101,10 +103,13 @@ def _of_running(nginx: Nginx, running: Running) -> Answer:
         found = {"file": program, "changed": _changed(program), "binary_replaced": True, "needs_restart": True}
         found["why"] = NO_RELOAD % program
     else:
-        newest = max(loaded_files(nginx), key=lambda item: item.changed - (since if item.needs_restart else loaded))
-        if newest.changed <= (since if newest.needs_restart else loaded) + SLACK_S:
+        reading = Reading(running.pid, running.start, round(loaded - since, 2))
+        newest = unread_file(loaded_files(nginx), since, loaded, AsRead(kept_in, reading))
+        if newest is None:
             return answer
-        why = NO_RELOAD % newest.path if newest.needs_restart else "" if is_known else BORN_AGAIN
+        is_gone = newest.path and not os.path.lexists(newest.path)
+        why = GONE % newest.path if is_gone else "" if is_known else BORN_AGAIN
+        why = NO_RELOAD % newest.path if newest.needs_restart else why
         found = {"file": newest.path, "changed": newest.changed, "why": why, "needs_restart": newest.needs_restart}
     changed = found["changed"]
     refused = last_refusal(entries_since(logs, changed, ("emerg",))) if changed is not None else ""
@@ -195,6 +200,21 @@ def loaded_files(nginx: Nginx) -> List[Loaded]:
             changed = max(changed, _links_above(os.path.dirname(path), folders))
             found.append(Loaded(changed, path, path in modules))
     return found or [Loaded(0.0, nginx.conf, False)]
+
+
+def unread_file(files: List[Loaded], since: float, loaded: float, as_read: AsRead) -> Optional[Loaded]:
+    """The file that nginx has not read, of several the one changed last after it; None where it has read them all."""
+
+    def age_s(item: Loaded) -> float:
+        return item.changed - (since if item.needs_restart else loaded)
+
+    newer = [item for item in files if age_s(item) > SLACK_S]
+    as_read.keep([item.path for item in files if item not in newer], loaded + SLACK_S)
+    newer = [item for item in newer if not as_read.is_as_read(item.path)]
+    gone = as_read.gone(item.path for item in files)
+    if not newer and gone is not None:
+        return Loaded(_changed(os.path.dirname(gone)) or loaded, gone, False)
+    return max(newer, key=age_s, default=None)
 
 
 def _files_at(path: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ import time
 from typing import Any, Dict, List, Optional
 
 from . import journal, running, unit
+from .asread import place_of
 from .manifest import Manifest, is_same
 from .scan import scan
 from .store import Damaged, Store
@@ -35,7 +36,7 @@ def status(request: Answer) -> Answer:
         "accepted": accepted,
         "journal": journal.describe(store.journal),
         "lock": store.holder("transaction"),
-        "nginx": running.state(settings),
+        "nginx": running.state(settings, place_of(request["state_dir"])),
         "edited": edited(store, accepted),
         "last": latest(store),
         "refused": refused(store),
