@@ -18,6 +18,7 @@ from ngxsync.core.excludes import literal_pattern
 from ngxsync.core.ssh import LinkSettings
 from ngxsync.edges.bundle import Bundle
 from ngxsync.edges.local import LocalHost, OwnHost, others, problems_from
+from ngxsync.edges.serving import RunningNginx
 from ngxsync.edges.state import MasterState
 from ngxsync.flow.interfaces import Named, Validation
 from ngxsync.flow.pipeline import Pipeline
@@ -34,6 +35,7 @@ class MasterHost:
         self.config, self.bundle = config, bundle
         self.local = LocalHost(socket.gethostname(), nginx_settings(config, None), state_dir)
         self.name, self.owners = self.local.name, self.local.owners
+        self.nginx = RunningNginx(self.local.settings, state_dir / "master" / "running.json")
         self._places: tuple[Path, Path] | None = None
         self._reader: Any = None
 

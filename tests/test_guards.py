@@ -253,7 +253,7 @@ def test_an_unknown_or_ambiguous_force_is_refused(code: str, hint: str) -> None:
     assert caught.value.exit_status == 2
 
 
-@pytest.mark.parametrize("code", ["standby", "soak", "follow"])
+@pytest.mark.parametrize("code", ["standby"])
 def test_what_no_run_is_held_for_yet_is_not_forced_in_silence(code: str) -> None:
     with pytest.raises(ConfigError, match=f"unknown reason '{code}'"):
         apply_force((), [code])

@@ -197,7 +197,7 @@ def loaded_files(nginx: Nginx) -> List[Loaded]:
     for path in sorted({inner for named_path in paths | {nginx.conf} for inner in _files_at(named_path)}):
         changed = _changed(path)
         if changed is not None:  # a pattern, or what is not there: nginx -t says so
-            changed = max(changed, _links_above(os.path.dirname(path), folders))
+            changed = max(changed, links_above(os.path.dirname(path), folders))
             found.append(Loaded(changed, path, path in modules))
     return found or [Loaded(0.0, nginx.conf, False)]
 
@@ -240,7 +240,7 @@ def _changed(path: str) -> Optional[float]:
         return None
 
 
-def _links_above(folder: str, known: Dict[str, float]) -> float:
+def links_above(folder: str, known: Dict[str, float]) -> float:
     """When the last link among the directories above a file was put there: another one leads to other files. 0.0 for none."""
     missing: List[str] = []
     while folder not in known and folder not in ("", "/"):

@@ -49,9 +49,16 @@ class SyncConfig:
     schedule: str | None  # five fields
     max_delete_pct: float | None
     on_drift: str  # "heal" or "hold"
+    follow: str  # "saved" or "running"
+    soak_s: float
     keep_runs: int
     keep_for_s: float
     keep_size_bytes: int
+
+    @property
+    def is_following(self) -> bool:
+        """The peers follow what this host's nginx runs, not what is saved: a soak means that it does."""
+        return self.follow == "running" or self.soak_s > 0
 
 
 @dataclass(frozen=True)
@@ -267,6 +274,8 @@ def _make_config(values: dict[str, dict[str, Any]], peers: dict[str, dict[str, A
         schedule=sync["schedule"],
         max_delete_pct=sync["max_delete"],
         on_drift=sync["on_drift"],
+        follow=sync["follow"],
+        soak_s=sync["soak"],
         keep_runs=sync["keep_runs"],
         keep_for_s=sync["keep_for"],
         keep_size_bytes=sync["keep_size"],

@@ -24,6 +24,8 @@ FORCEABLE = (
     "conflict",
     "paused",
     "rolled-back",
+    "follow",
+    "soak",
     "type-change",
     "missing-user",
     "emptied-root",

@@ -113,6 +113,11 @@ def read_duration(text: str) -> float:
     return seconds
 
 
+def read_soak(text: str) -> float:
+    """Seconds, 0 for none."""
+    return 0.0 if re.fullmatch(r"0(\.0+)?(ms|s|m|h|d)", text) else read_duration(text)
+
+
 def read_wait(text: str) -> float:
     """Seconds, as long as a peer that is ready to apply may be kept waiting."""
     seconds = read_duration(text)
@@ -250,6 +255,8 @@ SYNC = {
     "schedule": Option(_or_no(read_schedule), "30 3 * * *"),
     "max_delete": Option(_or_no(read_share), "30%"),
     "on_drift": Option(_one_of("heal", "hold"), "heal"),
+    "follow": Option(_one_of("saved", "running"), "saved"),
+    "soak": Option(read_soak, "0s"),
     "keep_runs": Option(read_count, "20"),
     "keep_for": Option(read_duration, "14d"),
     "keep_size": Option(read_size, "2G"),

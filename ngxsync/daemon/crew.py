@@ -17,11 +17,12 @@ from ngxsync.core.render import worst_first
 from ngxsync.core.wording import one_line
 from ngxsync.daemon.pauses import EndedPauses
 from ngxsync.daemon.preparing import CHANGE, RESUME, RETRY, SCHEDULE, Preparer, for_peer
+from ngxsync.daemon.reloads import Reloads
 from ngxsync.daemon.reports import logger
 from ngxsync.daemon.worker import Worker
 from ngxsync.edges.schedule import Schedule, local_zone
 from ngxsync.edges.watch import Watcher
-from ngxsync.flow.interfaces import Named
+from ngxsync.flow.interfaces import Named, Prepared
 from ngxsync.flow.triggers import TriggerQueue
 
 # the longest time between two attempts, where check_every says no
@@ -61,6 +62,8 @@ class Crew:
             jitter=random.random,
             retry_at_least_s=longest_s,
         )
+        master = self._assembly.master
+        self._reloads = Reloads(master.nginx, self.queue.put) if config.sync.is_following else None
         self._pauses = EndedPauses(self._assembly.state, self.workers)
         self._watcher = self._make_watcher()
         self._schedule = self._make_schedule()
@@ -89,9 +92,11 @@ class Crew:
     def _project(self, named: Named | None) -> Projection:
         return make_projection(self.config, None, named.self_excludes if named else None)
 
-    def _learn(self, named: Named) -> None:
-        """What nginx writes itself (logs, caches) wakes nobody."""
-        self._projection = self._project(named)
+    def _learn(self, prepared: Prepared) -> None:
+        """What nginx writes itself (logs, caches) wakes nobody; what the peers wait for is looked for."""
+        self._projection = self._project(prepared.named)
+        if self._reloads:
+            self._reloads.note(prepared.following)
 
     def _is_relevant(self, path: str) -> bool:
         rules = dict(self._projection.trees)
@@ -105,6 +110,8 @@ class Crew:
             self._watcher.start()
         if self._schedule:
             self._schedule.start()
+        if self._reloads:
+            self._reloads.start()
         self._tell_problems()
         self._ended_pauses()  # what ended before is followed by this run
         self.queue.put(trigger)
@@ -122,7 +129,8 @@ class Crew:
         self.preparer.check()
         for name in self._ended_pauses():  # by a person, or by its time
             self.queue.put(for_peer(RESUME, name))
-        at_work = [self.preparer.is_alive(), *(worker.is_alive() for worker in self.workers.values())]
+        reloads_are_well = self._reloads is None or self._reloads.is_alive()
+        at_work = [self.preparer.is_alive(), reloads_are_well, *(worker.is_alive() for worker in self.workers.values())]
         return watcher_is_well and schedule_is_well and all(at_work)
 
     def _tell_problems(self) -> None:
@@ -158,6 +166,8 @@ class Crew:
             self._watcher.stop()
         if self._schedule:
             self._schedule.stop()
+        if self._reloads:
+            self._reloads.stop()
         for worker in self.workers.values():
             worker.stop()
         self.preparer.stop()

@@ -15,15 +15,16 @@ from dataclasses import dataclass, replace
 from ngxsync.core.config import SyncConfig
 from ngxsync.core.errors import Message, NgxsyncError
 from ngxsync.core.model import RunResult, Snapshot
+from ngxsync.daemon.reloads import RELOAD, SOAKED
 from ngxsync.daemon.reports import Tally, log_master, logger
 from ngxsync.daemon.worker import OF_EDITS, RUN_AGAIN_FROM_S, Task, Worker
-from ngxsync.flow.interfaces import Named, Options, Prepared, Validation
+from ngxsync.flow.interfaces import Options, Prepared, Validation
 from ngxsync.flow.pipeline import Pipeline
 from ngxsync.flow.triggers import Backoff, Settle, TriggerQueue
 
 CHANGE, SCHEDULE, RETRY, RESUME = "change", "schedule", "retry", "resume"
 # of several triggers the first of these names the run
-RANKS = (SCHEDULE, "start", "hup", RESUME, CHANGE, "check", RETRY)
+RANKS = (SCHEDULE, "start", "hup", RESUME, RELOAD, SOAKED, CHANGE, "check", RETRY)
 # quiet for so long, and the file that an editor was writing is likely to be whole
 QUIET_S = 0.02
 # scan and test of the largest trees end long before
@@ -83,7 +84,7 @@ def is_same(one: Snapshot, other: Snapshot) -> bool:
 
 
 class Preparer:
-    """`learnt(named)` is told what the configuration names, before each run; `told()` follows what was made known."""
+    """`learnt(prepared)` is told what was found here, before each run; `told()` follows what was made known."""
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class Preparer:
         queue: TriggerQueue,
         sync: SyncConfig,
         *,
-        learnt: Callable[[Named], None],
+        learnt: Callable[[Prepared], None],
         told: Callable[[], None],
         jitter: Callable[[], float],
         retry_at_least_s: float,
@@ -235,7 +236,7 @@ class Preparer:
         self._tested = prepared.validation
         self._retry_at = None
         self._backoff.reset()
-        self._learnt(prepared.named)
+        self._learnt(prepared)
 
     def _hand_over(self, prepared: Prepared, options: Options, started: float, settled: Settled) -> None:
         names = [name for name in self._workers if not options.peers or name in options.peers]

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from ngxsync.core import model
+from ngxsync.core.following import FOLLOW, SOAK
 from ngxsync.core.model import PeerResult, RunResult
 from ngxsync.core.render import log_line
 from ngxsync.core.wording import one_line
@@ -33,7 +34,9 @@ def _topic(result: PeerResult) -> tuple[object, ...]:
     word = model.IN_SYNC if result.outcome == model.APPLIED else result.outcome
     # a refusal or an undo that is only remembered has another code, but nothing happened again
     code = "" if word in VERDICTS else result.code
-    return word, code, result.exit, result.snapshot if word in ABOUT_A_SNAPSHOT else ""
+    # why this host's own nginx does not let it go may become another reason meanwhile
+    why = result.message.what if result.message is not None and result.code in (FOLLOW, SOAK) else ""
+    return word, code, result.exit, result.snapshot if word in ABOUT_A_SNAPSHOT else "", why
 
 
 def remembered(result: PeerResult) -> PeerResult:

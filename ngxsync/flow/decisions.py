@@ -8,6 +8,7 @@ from dataclasses import replace
 from ngxsync.agent.manifest import Entry, is_below
 from ngxsync.core.config import Config
 from ngxsync.core.excludes import narrow
+from ngxsync.core.following import Following
 from ngxsync.core.guards import GuardSettings, Hold, apply_force, blockers_of, check_guards
 from ngxsync.core.model import Change, Plan
 from ngxsync.core.plan import CONFLICT, DRIFT, kind_of, make_plan, needs_reload, restart_needed
@@ -19,7 +20,13 @@ from ngxsync.flow.interfaces import Comparison, Named, Prepared
 
 
 def holds_of(
-    compared: Comparison, config: Config, master: str, force: Collection[str], *, by_person: bool
+    compared: Comparison,
+    config: Config,
+    master: str,
+    force: Collection[str],
+    *,
+    by_person: bool,
+    following: Following | None = None,
 ) -> tuple[Hold, ...]:
     """Every reason to stop here, those that were forced left out. Raises ConfigError for a code that is none."""
     settings = GuardSettings(
@@ -39,6 +46,8 @@ def holds_of(
         found = others if by_person else [outcomes.first_contact_hold(peer, master), *others]
     if compared.plan and not by_person:
         found += _rolled_back(compared)
+    if compared.plan and following is not None:
+        found += following.hold(peer)
     left = apply_force(found, force)
     if not left and compared.plan and not past_holds(compared, force).plan:
         return tuple(hold for hold in found if hold.code in LEAVING)

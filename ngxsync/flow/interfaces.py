@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Protocol
 from ngxsync.agent.directives import NamedFile
 from ngxsync.agent.manifest import Manifest, snapshot_id
 from ngxsync.core.config import PeerConfig
+from ngxsync.core.following import Following, Found, Kept, Serving
 from ngxsync.core.guards import PeerFacts
 from ngxsync.core.model import Plan, Problem, Projection, Snapshot
 from ngxsync.flow.brake import Brake
@@ -39,11 +40,34 @@ class Named:
     self_excludes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+class MasterNginx(Protocol):
+    """This host's own nginx, seen from without: edges/serving.py."""
+
+    def serving(self) -> Serving: ...
+
+    def mark(self) -> str: ...
+
+    def files(self, patterns: Collection[str]) -> Mapping[str, Found]: ...
+
+    def refusal(self, since: float) -> str: ...
+
+    def complaint(self, serving: Serving, until: float, logs: Collection[str]) -> str: ...
+
+    def unread_logs(self) -> tuple[str, ...]: ...
+
+    def recall(self) -> Kept | None: ...
+
+    def remember(self, kept: Kept) -> None: ...
+
+
 class Master(Protocol):
     """This host: edges/local.py."""
 
     name: str
     owners: bool
+
+    @property
+    def nginx(self) -> MasterNginx: ...
 
     def named(self) -> Named: ...
 
@@ -117,6 +141,7 @@ class Prepared:
     """Steps 2 and 3 for all peers: the validated snapshot (with the excludes common to all), and what nginx said.
 
     `mark` names the latest run that had changed this host's own trees by then (Master.settle).
+    `following`: whether this host's own nginx runs it, where the peers are to follow that (`follow`, `soak`).
     """
 
     run: str
@@ -124,6 +149,7 @@ class Prepared:
     validation: Validation
     named: Named
     mark: object = None
+    following: Following = field(default_factory=Following)
 
 
 @dataclass(frozen=True)

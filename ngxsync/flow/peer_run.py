@@ -122,7 +122,8 @@ class PeerRun:
 
     def holds(self, compared: Comparison) -> tuple[Hold, ...]:
         force, by_person = self.options.force, self.options.by_person
-        return holds_of(compared, self.config, self.master.name, force, by_person=by_person)
+        following = self.prepared.following
+        return holds_of(compared, self.config, self.master.name, force, by_person=by_person, following=following)
 
     def raise_if_unconfirmed(self, compared: Comparison) -> None:
         """A person's first sync shows what it would delete and asks."""

@@ -17,9 +17,11 @@ from ngxsync.core import model
 from ngxsync.core.config import Config, raise_if_unknown
 from ngxsync.core.errors import Held, Locked, MasterInvalid, Message, NgxsyncError, SourceChanged
 from ngxsync.core.excludes import make_projection
+from ngxsync.core.following import Following, Serving
 from ngxsync.core.model import PeerResult, Plan, Problem, RunResult, Snapshot, worst_exit
 from ngxsync.core.render import json_run
 from ngxsync.flow import outcomes
+from ngxsync.flow.following import judge
 from ngxsync.flow.interfaces import Comparison, Master, Named, Options, Peer, Prepared, Validation
 from ngxsync.flow.peer_run import PeerRun
 
@@ -70,8 +72,10 @@ class Pipeline:
         run = self.memory.new_run_id(self.random_hex())
         if options.full:
             self.scan(self.master.named(), full=True)
+        serving = self._serving()
         snapshot, validation, named = self.validate()
-        return Prepared(run, snapshot, validation, named, mark)
+        following = self._following(serving, snapshot, named)
+        return Prepared(run, snapshot, validation, named, mark, following)
 
     def settle(self, options: Options) -> object:
         """Nothing is read of trees that a run on this host itself (a pull) left half done: that is finished or undone first.
@@ -85,10 +89,19 @@ class Pipeline:
 
         The caller tests, scans again, and lets nobody through the gate unless both agree with this.
         """
-        mark = self.settle(Options())
+        mark, serving = self.settle(Options()), self._serving()
         named = self.master.named()
-        run = self.memory.new_run_id(self.random_hex())
-        return Prepared(run, self.scan(named, full=False), tested, named, mark)
+        run, snapshot = self.memory.new_run_id(self.random_hex()), self.scan(named, full=False)
+        return Prepared(run, snapshot, tested, named, mark, self._following(serving, snapshot, named))
+
+    def _serving(self) -> Serving | None:
+        """What runs here, for peers that follow it. Before the scan: a reload after it may have read what it did not see."""
+        return self.master.nginx.serving() if self.config.sync.is_following else None
+
+    def _following(self, serving: Serving | None, snapshot: Snapshot, named: Named) -> Following:
+        if serving is None:
+            return Following()
+        return judge(self.master.nginx, serving, snapshot, named, self.config, self.master.name)
 
     # all steps
 
