@@ -73,6 +73,9 @@ class Here:
     def warm(self) -> None:
         pass
 
+    def settle(self, wait_s: float) -> None:
+        pass
+
     def ask(self, verb: str, _request: Mapping[str, Any]) -> dict[str, Any]:
         raise AssertionError(verb)
 
