@@ -71,6 +71,7 @@ def items_from(parsed: Sequence[Mapping[str, Any]]) -> tuple[Item, ...]:
             items_from(item["block"]) if "block" in item else None,
         )
         for item in parsed
+        if "comment" not in item  # those among arguments come unasked
     )
 
 
