@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngxsync.core.meaning import Finding, about_files, compare_trees
@@ -65,6 +65,7 @@ def nodes(forest: Forest, line: int = 0) -> tuple[Node, ...]:
     return made(forest)
 
 
+@settings(max_examples=50)
 @given(FORESTS)
 def test_equals_differ_in_nothing(forest: Forest) -> None:
     assert compare_trees(nodes(forest), nodes(forest, 100)) == []
@@ -79,6 +80,7 @@ def seen(finding: Finding, *, swapped: bool) -> tuple[object, ...]:
     return kind, *(sides[::-1] if swapped else sides), finding.tags, finding.count
 
 
+@settings(max_examples=50)
 @given(FORESTS, FORESTS)
 def test_swapped_sides_swap_gained_and_lost(one: Forest, other: Forest) -> None:
     there = compare_trees(nodes(one), nodes(other))
@@ -110,6 +112,7 @@ def text_of(forest: Forest, chance: random.Random) -> str:
     return gap() + "".join(directive(item) + gap() for item in forest)
 
 
+@settings(max_examples=50)
 @given(FORESTS, st.randoms(use_true_random=False))
 def test_another_format_is_formatting_alone(forest: Forest, chance: random.Random) -> None:
     old, new = (parse_text(text_of(forest, chance).encode()) for _ in range(2))
@@ -127,6 +130,7 @@ def placed(forest: Forest) -> tuple[Node, ...]:
     )
 
 
+@settings(max_examples=50)
 @given(FORESTS, st.randoms(use_true_random=False))
 def test_order_that_nginx_does_not_mind_is_reordered_alone(forest: Forest, chance: random.Random) -> None:
     other = shuffled("", forest, chance)
@@ -150,6 +154,7 @@ def shuffled(parent: str, forest: Forest, chance: random.Random) -> Forest:
     )
 
 
+@settings(max_examples=50)
 @given(FORESTS, FORESTS)
 def test_what_cannot_be_read_is_not_told_by_meaning(one: Forest, other: Forest) -> None:
     found = compare_trees(nodes(one), nodes(other))

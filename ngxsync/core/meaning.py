@@ -80,10 +80,10 @@ def _compare_blocks(
 
 
 def _compare_pair(parent: Said, old: Node, new: Node, where: tuple[str, ...], around: Files) -> Iterator[Finding]:
+    if old.placed == new.placed:
+        return
     if old.file != new.file and (old.file, new.file) != around:
         yield Finding(MOVED, label(new, parent), where, "", "", _at(old), _at(new))
-    if old.exact == new.exact:
-        return
     if old.args != new.args:
         kind = REORDERED if old.block is None and old.loose == new.loose else CHANGED
         before, after = value_of(old, parent), value_of(new, parent)

@@ -39,7 +39,8 @@ class Parsed:
 class Node:
     """One directive of the whole configuration, and where it is written (the real path).
 
-    Equal `exact`: the same to the last word below it; equal `loose`: but for an order that nginx does not mind.
+    Equal `exact`: the same to the last word below it; equal `loose`: but for an order that nginx does not mind; equal
+    `placed`: exact, and in the same files.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Node:
     block: tuple[Node, ...] | None
     exact: bytes
     loose: bytes
+    placed: bytes
 
 
 class Source(Protocol):
@@ -101,7 +103,8 @@ def misread(items: Sequence[Item], text: bytes) -> int:
     for own, other in zip(ours, theirs, strict=False):
         if own != other:
             return min(own[1], other[1])
-    return 0 if len(ours) == len(theirs) else max(ours + theirs, key=lambda entry: entry[1])[1]
+    longer = max(ours, theirs, key=len)
+    return 0 if len(ours) == len(theirs) else longer[min(len(ours), len(theirs))][1]
 
 
 def _outline(items: Iterable[Item], depth: int = 0) -> Iterator[tuple[str, int, int, int]]:
@@ -167,9 +170,10 @@ def make_node(name: str, args: tuple[str, ...], file: str, line: int, block: tup
         exact = loose = _digest((name, args))
         if (ordered := ordered_arguments(name, args)) != args:
             loose = _digest((name, ordered))
-        return Node(name, args, file, line, None, exact, loose)
+        return Node(name, args, file, line, None, exact, loose, _digest((exact, file)))
     exact = _digest((name, args, [child.exact for child in block]))
-    return Node(name, args, file, line, block, exact, _digest((name, args, _loose_order(name, block))))
+    loose = _digest((name, args, _loose_order(name, block)))
+    return Node(name, args, file, line, block, exact, loose, _digest((exact, file, [c.placed for c in block])))
 
 
 def _loose_order(name: str, block: tuple[Node, ...]) -> list[Any]:

@@ -102,8 +102,6 @@ def _body(node: Node) -> Hashable | None:
 
 
 _KEYS: tuple[Key, ...] = (
-    lambda node: (node.exact, node.file),
-    lambda node: node.exact,
     lambda node: (node.loose, node.file),
     lambda node: node.loose,
     lambda node: (_identity(node), node.file) if _identity(node) else None,
@@ -140,7 +138,7 @@ def _names_in_common(work: _Pairing) -> Mapping[Pair, float]:
 
 
 def _likeness(work: _Pairing) -> Mapping[Pair, float]:
-    """Servers with other names that are otherwise mostly the same."""
+    """Servers with other names that are otherwise mostly the same, their ports apart."""
     lefts, rights = ([(number, Counter(_loose(node))) for number, node in side] for side in work.servers())
     if len(lefts) * len(rights) > MANY:
         return {}
@@ -153,7 +151,7 @@ def _likeness(work: _Pairing) -> Mapping[Pair, float]:
 
 
 def _loose(server: Node) -> Iterable[bytes]:
-    return (child.loose for child in server.block or ())
+    return (child.loose for child in server.block or () if child.name not in ("listen", "server_name"))
 
 
 def is_server(node: Node) -> bool:
@@ -162,10 +160,10 @@ def is_server(node: Node) -> bool:
 
 
 def _only_ones(work: _Pairing) -> Key:
-    """Where one of a name is left on each side, it changed; of what a name alone does not make one another, each is itself."""
+    """Where one of a name is left on each side, it changed: a server where it stands in the same file, on the same ports."""
 
     def name(node: Node) -> Hashable:
-        return (node.name, node.block is None)
+        return (node.file, tuple(sorted(listens_of(node)))) if is_server(node) else (node.name, node.block is None)
 
     lefts = Counter(name(work.before[number]) for number in work.left)
     rights = Counter(name(work.after[number]) for number in work.right)
@@ -173,4 +171,5 @@ def _only_ones(work: _Pairing) -> Key:
     return lambda node: found if (found := name(node)) in single else None
 
 
-_OWN_SELVES = {("server", False), ("location", False), ("upstream", False), ("include", True)}
+# a name does not make one of these another
+_OWN_SELVES = {("location", False), ("upstream", False), ("include", True)}
