@@ -15,11 +15,13 @@ from tests.pair import Pair
 class Terminal:
     """`ngxsync ARGUMENTS` on web1 with all three streams on a terminal. Use as a context manager."""
 
-    def __init__(self, pair: Pair, *arguments: str) -> None:
+    def __init__(self, pair: Pair, *arguments: str, **environment: str) -> None:
         self._pair = pair
         self._master, slave = pty.openpty()
         streams = {"stdin": slave, "stdout": slave, "stderr": slave}
-        self.process: subprocess.Popen[str] = pair.popen_ngxsync(*arguments, env={"TERM": "xterm"}, **streams)
+        self.process: subprocess.Popen[str] = pair.popen_ngxsync(
+            *arguments, env={"TERM": "xterm", **environment}, **streams
+        )
         os.close(slave)
         os.set_blocking(self._master, False)
         self.shown = ""
