@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ngxsync.agent.manifest import DIR, FILE, LINK, Entry, Manifest
 from ngxsync.core.plan import CONFLICT, FIRST_CONTACT, kind_of, make_plan, parents
-from ngxsync.core.pull import MASTER, PEER, Choice, choose
+from ngxsync.core.pull import MASTER, PEER, Choice, choose, put_back
 
 TOP = "/t"
 A, B, C = "/t/a", "/t/d/b", "/t/d/c"
@@ -150,6 +150,35 @@ def test_a_directory_that_became_a_file_or_the_other_way_round() -> None:
         assert (choice.planned, choice.blocked) == (there, ())
 
 
+def undone(here: Manifest, before: Manifest, after: Manifest, **asked: object) -> Choice:
+    """The undo of a pull that led from `before` to `after`."""
+    replaced = [(p, before.get(p), after.get(p)) for p in {*before, *after} if before.get(p) != after.get(p)]
+    return put_back(replaced, here, **asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_undo_leads_back(kind: str) -> None:
+    after, path = KINDS[kind]
+    choice = undone(after, dict(BASE), after)
+    assert (choice.planned, set(choice.changes)) == (BASE, {path})
+    assert not undone(dict(BASE), dict(BASE), after).changes, "twice is once"
+
+
+def test_an_undo_leaves_what_was_edited_since() -> None:
+    after = but(a=file("2"), d_b=file("2"), n=folder(), n_m=file("2"))
+    here = {**after, A: file("3"), "/t/n/own": file("3")}
+    asked = undone(here, dict(BASE), after)
+    assert ([c.path for c in asked.disputed], asked.planned) == ([A], here)
+    assert undone(here, dict(BASE), after, limits=(B,)).planned == {**here, B: file("1")}
+    forced = undone(here, dict(BASE), after, is_forced=True)
+    assert forced.planned == {**BASE, "/t/n": folder(), "/t/n/own": file("3")}
+
+
+def test_an_undone_deletion_brings_its_directory_back() -> None:
+    after = {TOP: folder(), A: file("1")}
+    assert undone(after, dict(BASE), after, limits=(B,)).planned == {**after, "/t/d": folder(), B: file("1")}
+
+
 ENTRIES = st.sampled_from([None, file("1"), file("2"), folder(), link("a")])
 NAMES = ("a", "d", "d/b", "d/c", "d/c/x", "e/f")
 
@@ -189,5 +218,8 @@ def test_laws(here: Manifest, there: Manifest, base: Manifest | None, take: str,
             assert here.get(path) == base.get(path) or take == PEER, (
                 "what was changed here stays, unless a side was named"
             )
+    back = undone(planned, here, planned)
+    assert (back.disputed, back.blocked) == ((), ())
+    assert not [path for path in {*back.planned, *here} if kind_of(back.planned.get(path), here.get(path))]
     for path in planned:
         assert all(planned.get(above) == folder() for above in parents(path) if above != "/"), path

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import kill, taken_port
-from tests.hosts import PROJECT, Host
+from tests.door import gate_log
+from tests.faults import kill, reboot, taken_port
+from tests.hosts import PROJECT, Host, wait_until
 from tests.moments import strace_argv, wait_until_stopped
 from tests.pair import ROOT, Pair, manifest_of, write_tree
 from tests.resident import (
@@ -22,10 +23,12 @@ from tests.resident import (
     are_equal,
     kept_contents,
     left_in_stages,
+    raise_if_not_held,
     raise_if_not_in_sync,
     served,
     site,
 )
+from tests.terminal import Terminal
 
 KEY = "-----BEGIN PRIVATE KEY-----\nTOPSECRET\n-----END PRIVATE KEY-----\n"
 
@@ -230,6 +233,111 @@ def test_of_several_peers_one_is_named(pair: Pair) -> None:
     assert (done.returncode, "web2, web3" in done.stderr) == (2, True), done
 
 
+# taking it back
+
+
+def test_an_undo_brings_back_what_a_pull_replaced_here(grown: Resident) -> None:
+    pair = grown.pair
+    before = manifest_of(pair.web1)
+    peer_is_edited(pair)
+    run = pull(pair)
+    assert (run.exit, f"`ngxsync pull --undo {run.data['run']}`" in run.text) == (0, True), run
+    number = run.data["run"].partition("-")[0]
+    after = manifest_of(pair.web1)
+    told = pair.ngxsync("history", number).stdout.partition("web1 had, and keeps:")[2]
+    assert f"~ {ROOT}/html/index.html  content" in told
+    assert "-<h1>It works</h1>" in pair.ngxsync("history", number, f"{ROOT}/html/index.html").stdout
+    edit(pair.web1, "html/index.html", "edited here since\n")
+    refused = pull(pair, "--undo", number)
+    assert (refused.exit, refused.code) == (8, "conflict"), refused
+    part = pull(pair, "--undo", number, f"{ROOT}/html/gone.html", f"{ROOT}/html/new")
+    assert (part.exit, set(part.changes.values())) == (0, {"created", "deleted"}), part
+    back = pull(pair, "--undo", number, "--force", "conflict")
+    assert (back.exit, back.outcome, back.peer["reload"]) == (0, "applied", "reloaded"), back
+    assert manifest_of(pair.web1) == before
+    assert {b"edited here since\n", KEY.encode()} <= kept_contents(pair.web1)
+    again = pull(pair, "--undo", back.data["run"], f"{ROOT}/conf")
+    assert again.exit == 0, again
+    assert {n: e for n, e in manifest_of(pair.web1).items() if n.startswith("conf")} == {
+        n: e for n, e in after.items() if n.startswith("conf")
+    }
+    for none in ("99", "1"):
+        done = pair.ngxsync("pull", "--yes", "--json", "--undo", none)
+        assert (done.returncode, json.loads(done.stdout)["code"]) == (2, "unknown-run"), done
+
+
+# beside other runs, and through the gate
+
+
+def test_what_is_pulled_while_a_run_waits_is_no_drift_to_it(grown: Resident) -> None:
+    """It read this host before the pull: planned anew, else it would undo on web2 what just came from there."""
+    pair = grown.pair
+    peer_is_edited(pair)
+    theirs = manifest_of(pair.web2)
+    sequence = pair.web1.path(f"{STATE}/master/sequence")
+    with Terminal(pair, "pull") as terminal:
+        terminal.wait_for("[y/N]")  # and has the lock
+        known = sequence.read_text()
+        grown.begin()
+        wait_until(lambda: sequence.read_text() != known, "the run has begun")
+        wait_until(lambda: not [line for line in pair.web1.commands().values() if line.endswith(" validate")], "tested")
+        terminal.type("y\n")
+        assert terminal.end() == 0, terminal.shown
+    run = grown.answer()
+    assert (run.exit, run.changes, manifest_of(pair.web2)) == (0, {}, theirs), run
+    assert are_equal(pair)
+
+
+def test_a_held_daemon_goes_on_after_a_pull(grown: Resident) -> None:
+    pair = grown.pair
+    pair.write_config(sync="on_drift = hold")
+    with pair.daemon() as daemon:
+        edit(pair.web2, "html/index.html", "edited there\n")
+        edit(pair.web1, "html/mine.html", "changed here\n")
+        daemon.wait_for("held (drift)", 30.0)
+        assert pull(pair).exit == 0
+        page = pair.web2.path(f"{ROOT}/html/mine.html")
+        wait_until(lambda: page.read_text() == "changed here\n", "what was pending is sent", 30.0)
+    assert pair.web2.path(f"{ROOT}/html/index.html").read_text() == "edited there\n"
+    assert are_equal(pair)
+
+
+def test_a_rollback_stays_as_it_is(grown: Resident) -> None:
+    """What was rolled back on web2 is no edit there: it is not pulled, and goes on holding the next run."""
+    pair = grown.pair
+    for text in ("good", "bad"):
+        write_tree(pair.web1, ROOT, site(text))
+        assert grown.sync().exit == 0
+    assert pair.ngxsync("rollback", "--yes").returncode == 0
+    edit(pair.web2, "html/index.html", "edited there\n")
+    run = pull(pair)
+    assert (run.exit, set(run.changes)) == (0, {f"{ROOT}/html/index.html"}), run
+    assert (pair.web1.path(f"{ROOT}/{SITE}").read_text(), served(pair.web2)) == (site("bad")[SITE], "good")
+    raise_if_not_held(grown.sync(), "rolled-back", SITE)
+
+
+def test_by_a_restricted_key(pair: Pair) -> None:
+    """Pages of a large file and a private key come through the gate, and nothing else was asked of it."""
+    ours, roots = pair.web1.path("/etc/ngxsync"), pair.web1.path("/root/.ssh")
+    (ours / "id_ed25519").rename(roots / "id_rsa")  # root's own key, which ssh tries by itself
+    (ours / "known_hosts").rename(roots / "known_hosts")
+    pair.write_config(peer="exclude = /html/own/")
+    assert pair.ngxsync("peer", "install", "--yes").returncode == 0
+    assert pair.ngxsync("sync", "--yes").returncode == 0
+    edit(pair.web2, "conf/site.key", KEY).chmod(0o600)
+    edit(pair.web2, "html/own/of-web2.html", "never anybody else's\n")
+    large = edit(pair.web2, "html/large", "")
+    large.write_bytes(os.urandom((9 << 20) + 1))
+    known = len(gate_log(pair.web2))
+    run = pull(pair)
+    assert (run.exit, set(run.changes)) == (0, {f"{ROOT}/conf/site.key", f"{ROOT}/html/large"}), run
+    key = pair.web1.path(f"{ROOT}/conf/site.key")
+    assert (key.read_text(), key.stat().st_mode & 0o777) == (KEY, 0o600)
+    assert pair.web1.path(f"{ROOT}/html/large").read_bytes() == large.read_bytes()
+    assert not [line for line in gate_log(pair.web2)[known:] if "refused" in line]
+    raise_if_secret_is_told(pair, run.text)
+
+
 # what dies in the middle
 
 
@@ -248,7 +356,7 @@ def kill_all_with(host: Host, *words: str) -> None:
     kill(host, [pid for pid, line in host.commands().items() if any(word in line for word in ("strace", *words))])
 
 
-@pytest.mark.parametrize("next_run", ["its own", "sync", "pull"])
+@pytest.mark.parametrize("next_run", ["its own", "sync", "boot"])
 def test_killed_between_two_exchanges(grown: Resident, next_run: str) -> None:
     """What is half done is undone before anything else is read: by the pull itself, or by the next run of whichever kind."""
     pair = grown.pair
@@ -261,13 +369,13 @@ def test_killed_between_two_exchanges(grown: Resident, next_run: str) -> None:
         run = Run(output, json.loads(output))
         assert (run.exit, run.code) == (4, "died"), run
         assert "its old files are back" in run.text
+    if next_run == "boot":  # the first pull put the agent here, with its unit
+        reboot(pair.web1)
     if next_run == "sync":  # heals, as ever: the edit is kept on web2
         run = grown.sync()
         assert (run.exit, are_equal(pair)) == (0, True), run
         assert b"edited there\n" in kept_contents(pair.web2)
-    if next_run == "pull":
+    assert (manifest_of(pair.web1), left_in_stages(pair.web1)) == (before, [])
+    if next_run == "boot":
         assert pull(pair).exit == 0
         assert (served(pair.web1), manifest_of(pair.web1)) == ("edited there", manifest_of(pair.web2))
-    else:
-        assert manifest_of(pair.web1) == before
-    assert left_in_stages(pair.web1) == []

@@ -80,6 +80,10 @@ STATES: dict[str, dict[str, Any]] = {
         "door": {"count": 2, "last": "2027-01-15 08:00:00 refused 192.0.2.1:50022: no such verb; asked: id"},
     },
     "not-proven": {"accepted": {**RECORD, "proven": False}},
+    "pulled": {
+        "accepted": {**RECORD, "kind": "pull", "proven": False},
+        "edited": {"count": 1, "paths": [f"{ROOT}/html/a.html"], "unread": []},
+    },
     "rolled-back": {"accepted": {**RECORD, "kind": "rollback", "restores": "00000003-0badcafe"}},
 }
 COMMAND = ("/usr/bin/python3", "-I", "-S", f"{STATE}/agent/current")  # what /usr/local/sbin/ngxsync-agent runs

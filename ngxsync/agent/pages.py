@@ -34,10 +34,10 @@ def read_page(path: str, trees: List[str], offset: int, most: int) -> Optional[b
         raise Failure("agent", "no file in the trees: %r" % path)
     try:
         with Anchor.at(tree) as anchor, anchor.parent(path) as (folder, name):
+            if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                return None
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         with os.fdopen(fd, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return None
             stream.seek(offset)
             return stream.read(most)
     except (FileNotFoundError, NotADirectoryError):

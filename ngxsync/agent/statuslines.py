@@ -85,6 +85,17 @@ def _judge_nginx(answer: Answer) -> Optional[Verdict]:
     return None
 
 
+def _judge_pulled(answer: Answer) -> Optional[Verdict]:
+    """A master, whose trees are its own: what was edited here since it pulled is no drift."""
+    record = answer["accepted"]
+    if record.get("kind") != "pull":
+        return None
+    then = "It is a master, and took edits from its peer %s; what was edited here since is its own."
+    return Verdict(
+        "in-sync", then % age(answer["now"] - record["at"]), "nothing here: `ngxsync status` tells of its peers"
+    )
+
+
 def _judge_trees(answer: Answer) -> Optional[Verdict]:
     edited = answer["edited"]
     if edited is None or edited["count"] is None:
@@ -127,6 +138,7 @@ RULES: List[Callable[[Answer], Optional[Verdict]]] = [
     _judge_journal,
     _judge_accepted,
     _judge_nginx,
+    _judge_pulled,
     _judge_trees,
     _judge_runs,
     _judge_proof,
@@ -140,7 +152,10 @@ def _accepted(answer: Answer) -> List[str]:
     record = answer["accepted"]
     if record is None:
         return ["nothing yet"]
-    proven = "proven" if record["proven"] else "not proven: nginx did not run when it was applied"
+    why = "nginx did not run when it was applied"
+    if record.get("kind") == "pull":
+        why += ", or had nothing to load anew"
+    proven = "proven" if record["proven"] else "not proven: " + why
     text = "%s from %s, %s, %s"
     return [
         text % (record["id"][:12], record["written_by"], _when(record["at"], answer["now"]), proven),

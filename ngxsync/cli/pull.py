@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ngxsync.cli.group import command
+from ngxsync.cli.history import find_run
 from ngxsync.cli.options import (
     Duration,
     config_option,
@@ -39,7 +40,7 @@ SHOWN = ("conflict", "first-contact")  # codes of a hold of which a person wants
 @command(
     "pull",
     example="ngxsync pull --dry-run\nngxsync pull\nngxsync pull /usr/local/nginx/conf/vhosts --peer web2\n"
-    "ngxsync pull --take peer",
+    "ngxsync pull --take peer\nngxsync pull --undo 12",
     statuses=(0, 1, 4, 5, 6, 7, 8, 9),
     means={
         0: "done, or nothing was edited there; with --dry-run: nothing stands in the way",
@@ -57,7 +58,8 @@ SHOWN = ("conflict", "first-contact")  # codes of a hold of which a person wants
     type=click.Choice([MASTER, PEER]),
     help="Where both hosts changed a path: leave it as it is here (master), or take what the peer has.",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be taken; change nothing.")
+@click.option("--undo", "undone", metavar="RUN", help="Put back what this pull replaced here.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", multiple=True, metavar="CODE", help="Go past a hold with this code. May be given again.")
 @click.option(
@@ -69,6 +71,7 @@ def pull(
     paths: tuple[str, ...],
     peer: str | None,
     take: str | None,
+    undone: str | None,
     dry_run: bool,
     yes: bool,
     force: tuple[str, ...],
@@ -83,35 +86,57 @@ def pull(
     hosts never agreed on anything (no accepted snapshot, the state of all files), PATHS or --take peer are needed.
 
     The peer is not changed: the next sync finds both equal there, and sends what else was changed here.
+
+    With --undo RUN (a pull's id, or the number that it begins with) what that pull replaced or deleted here comes back, from
+    what this host keeps of it; no peer is asked. PATHS limit it. What was edited here since is shown and refused.
     """
     raise_if_unforceable(force)
+    if undone and take:
+        raise click.UsageError("--take is for a pull, --undo takes one back")
     configuration = read_config(config)
     raise_if_unknown_peers((peer,) if peer else (), configuration)
-    limits = tuple(limit_from(path, configuration) for path in paths)
     from ngxsync.cli.foreground import Foreground
     from ngxsync.flow.brake import Brake
     from ngxsync.flow.interfaces import Options
-    from ngxsync.flow.pull import Goal, Pull
+    from ngxsync.flow.pull import Goal, Pull, PullRun
+    from ngxsync.flow.pull_undo import UndoRun
 
-    brake = Brake()
-    foreground: Foreground[RunResult] = Foreground(brake)
+    foreground: Foreground[RunResult] = Foreground(brake := Brake())
     with ExitStack() as opened:
         assembly = opened.enter_context(open_assembly(configuration))
-        one = (_the_peer(assembly, peer),)
+        there, run = _pulled(assembly, undone) if undone else (peer, "")
+        one = (_the_peer(assembly, there),)
         options = Options("pull", by_person=True, force=force, dry_run=dry_run, wait_s=wait_s, peers=one, brake=brake)
         here = assembly.master.name
-        work = Pull(assembly.pipeline, Goal(limits, take or "", None if yes or dry_run else _confirm(foreground, here)))
+        confirm = None if yes or dry_run else _confirm(foreground, here)
+        goal = Goal(tuple(limit_from(path, configuration) for path in paths), take or "", confirm, run)
+        work = Pull(assembly.pipeline, goal, UndoRun if run else PullRun)
         result = foreground.run(lambda: work.run(options))
     if as_json:
         print_json(json_run("pull", result))
     else:
-        lines = [
-            *_plans(result, dry_run, here),
-            render_run(result),
-            *(["nothing was changed: a dry run"] if dry_run else []),
-        ]
-        print("\n".join(lines), file=sys.stderr if result.exit else sys.stdout)
+        tell(result, dry_run, here)
     return result.exit
+
+
+def tell(result: RunResult, dry_run: bool, here: str) -> None:
+    lines = [
+        *_plans(result, dry_run, here),
+        render_run(result),
+        *(["nothing was changed: a dry run"] if dry_run else []),
+    ]
+    print("\n".join(lines), file=sys.stderr if result.exit else sys.stdout)
+
+
+def _pulled(assembly: Assembly, run: str) -> tuple[str, str]:
+    """(its peer, its id on this host) of a recorded pull. Raises ConfigError where the run is none."""
+    record = find_run(assembly.state, run)
+    if record.get("trigger") != "pull" or not record.get("peers"):
+        hint = "`ngxsync history` lists the runs; `ngxsync rollback` brings back what a sync replaced"
+        what = f"run {record['run']} is no pull"
+        raise ConfigError(Message(what, "--undo", "nothing changed", hint), code="unknown-run")
+    peer = record["peers"][0]
+    return str(peer["name"]), str(peer.get("run") or record["run"])
 
 
 def _the_peer(assembly: Assembly, peer: str | None) -> str:
@@ -139,7 +164,7 @@ def _confirm(foreground: Foreground[RunResult], here: str) -> Confirm:
         say(render_plan(plan, f"{peer} -> {here}"))
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             return False
-        print(f"Take this from {peer}, keeping here what is replaced? [y/N]: ", end="", file=sys.stderr, flush=True)
+        print("Do this on this host, keeping what is replaced? [y/N]: ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     return lambda peer, plan: foreground.ask(lambda: ask(peer, plan))

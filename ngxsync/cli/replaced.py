@@ -17,6 +17,7 @@ from ngxsync.flow.contents import Content, is_of_bytes, is_shown
 from ngxsync.flow.history import UNDONE, Replaced, contents, replaced_on, within
 
 if TYPE_CHECKING:
+    from ngxsync.assembly import Assembly
     from ngxsync.flow.interfaces import Peer
 
 MOST = 200  # files whose text is shown
@@ -48,9 +49,18 @@ def ask_peers(config: Config, record: Mapping[str, Any], path: str, peers: Colle
     if not touched:
         return []
     with open_assembly(config) as assembly:
-        return [
-            _ask(config, assembly.peers[name], run, path) for name, run in touched.items() if name in assembly.peers
-        ]
+        known = {name: run for name, run in touched.items() if name in assembly.peers}
+        return [_ask(config, _changed_host(assembly, record, name), run, path) for name, run in known.items()]
+
+
+def _changed_host(assembly: Assembly, record: Mapping[str, Any], name: str) -> Peer:
+    """The peer, or this host itself, which a pull changed."""
+    peer = assembly.peers[name]
+    if record.get("trigger") != "pull":
+        return peer
+    from ngxsync.flow.own_run import own_config
+
+    return assembly.master.receiver(own_config(assembly.config, assembly.master, peer.config))
 
 
 def runs_there(record: Mapping[str, Any]) -> dict[str, str]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from ngxsync.agent.manifest import DIR, Entry, Manifest, is_below
+from ngxsync.agent.manifest import DIR, Entry, Manifest, is_below, is_same
 from ngxsync.core.model import Change
-from ngxsync.core.plan import CONFLICT, DRIFT, FIRST_CONTACT, kind_of, parents
+from ngxsync.core.plan import BY_MASTER, CONFLICT, DRIFT, FIRST_CONTACT, kind_of, parents
 
 MASTER, PEER = "master", "peer"  # of --take
 DISPUTED = (CONFLICT, FIRST_CONTACT)
@@ -44,13 +44,39 @@ def choose(
     others = tuple(c for c in moved if c.cause not in taken)
     if others and take != MASTER:
         return Choice(dict(here), picked, others)
+    return _chosen(picked, here, there, tuple(c.path for c in others))
+
+
+def put_back(
+    replaced: Iterable[tuple[str, Entry | None, Entry | None]],
+    here: Manifest,
+    *,
+    limits: Collection[str] = (),
+    is_forced: bool = False,
+) -> Choice:
+    """The undo of a pull that `replaced` (path, before, after). What was edited here since is disputed, unless `is_forced`."""
+    known = {path: (old, new) for path, old, new in replaced}
+    changes = [
+        Change(path, kind, here.get(path), old, new, BY_MASTER if is_same(here.get(path), new) else CONFLICT)
+        for path, (old, new) in known.items()
+        if not limits or any(is_below(path, limit) for limit in limits)
+        if (kind := kind_of(here.get(path), old)) and not is_same(here.get(path), old)
+    ]
+    disputed = tuple(c for c in changes if c.cause == CONFLICT)
+    picked = {c.path: c for c in changes}
+    if disputed and not is_forced:
+        return Choice(dict(here), picked, disputed)
+    return _chosen(picked, here, {path: old for path, (old, _) in known.items() if old is not None})
+
+
+def _chosen(picked: Mapping[str, Change], here: Manifest, there: Manifest, left: tuple[str, ...] = ()) -> Choice:
     planned, blocked = _planned(picked, here, there)
     made = {
         path: picked.get(path) or _needed(path, here, there)
         for path in picked.keys() | _folders_for(picked, here, there)
         if kind_of(here.get(path), planned.get(path))
     }
-    return Choice(planned, made, (), tuple(blocked), tuple(c.path for c in others))
+    return Choice(planned, made, (), tuple(blocked), left)
 
 
 def turned(change: Change) -> Change:
