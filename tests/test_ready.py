@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
+from tests.console import Console, console
 from tests.hosts import Host, wait_until
 from tests.pair import LONG_AGO_NS, ROOT, Pair, write_tree
 
@@ -32,9 +35,34 @@ UNIT = "/etc/systemd/system/multi-user.target.wants/ngxsync-recover.service"
 STATE = "/var/lib/ngxsync"
 
 
-def ready(pair: Pair, *arguments: str) -> tuple[int, dict[str, Any]]:
+@dataclass(frozen=True)
+class Scene:
+    """The pair, and who types on web1."""
+
+    pair: Pair
+    console: Console
+
+    @property
+    def web1(self) -> Host:
+        return self.pair.web1
+
+    @property
+    def web2(self) -> Host:
+        return self.pair.web2
+
+
+@pytest.fixture
+def scene(pair: Pair) -> Iterator[Scene]:
+    """A pair with TLS and passwords outside the trees, in sync, both nginx running it."""
+    with console(pair) as opened:
+        scene = Scene(pair, opened)
+        make_ready(scene)
+        yield scene
+
+
+def ready(scene: Scene, *arguments: str) -> tuple[int, dict[str, Any]]:
     """(exit status, the peer's part of the JSON)."""
-    done = pair.ngxsync("ready", "--json", *arguments)
+    done = scene.console.ngxsync("ready", "--json", *arguments)
     told = json.loads(done.stdout)
     assert told["exit"] == done.returncode, done.stdout + done.stderr
     (peer,) = told["peers"]
@@ -71,20 +99,20 @@ def edit(host: Host, path: str, text: str) -> None:
     os.utime(file, ns=(LONG_AGO_NS, LONG_AGO_NS))
 
 
-def sync(pair: Pair, status: int = 0) -> None:
-    done = pair.ngxsync("sync", "--force", "drift", "--force", "conflict")
+def sync(scene: Scene, status: int = 0) -> None:
+    done = scene.console.ngxsync("sync", "--force", "drift", "--force", "conflict")
     assert done.returncode == status, done.stdout + done.stderr
 
 
-def make_ready(pair: Pair) -> None:
-    """A pair with TLS and passwords outside the trees, in sync, both nginx running it."""
+def make_ready(scene: Scene) -> None:
+    pair = scene.pair
     pair.write_config(peer="connect_timeout = 1s")
     write_tree(pair.web1, ROOT, {SITE: SITE_TEXT})
     make_certificate(pair)
     for host in pair.hosts:
         host.path("/srv/users").write_text("user:{PLAIN}x\n")
     reload(pair.web1)
-    sync(pair)
+    sync(scene)
 
 
 @dataclass(frozen=True)
@@ -100,108 +128,123 @@ class Expected:
 INDEX = "<h1>It works</h1>\n"
 
 
-def master_edited(pair: Pair) -> Iterator[Expected]:
-    edit(pair.web1, "html/index.html", "other")
+def master_edited(scene: Scene) -> Iterator[Expected]:
+    edit(scene.web1, "html/index.html", "other")
     yield Expected("pending", "web2", "1 path differs: /usr/local/nginx/html/index.html")
-    edit(pair.web1, "html/index.html", INDEX)
+    edit(scene.web1, "html/index.html", INDEX)
 
 
-def peer_edited(pair: Pair) -> Iterator[Expected]:
-    edit(pair.web2, "html/index.html", "other")
+def peer_edited(scene: Scene) -> Iterator[Expected]:
+    edit(scene.web2, "html/index.html", "other")
     yield Expected("drift", "web2", "1 path differs: /usr/local/nginx/html/index.html")
-    edit(pair.web2, "html/index.html", INDEX)
+    edit(scene.web2, "html/index.html", INDEX)
 
 
-def master_not_reloaded(pair: Pair) -> Iterator[Expected]:
-    edit(pair.web1, SITE, SITE_TEXT + "# a comment\n")
-    sync(pair)
+def master_not_reloaded(scene: Scene) -> Iterator[Expected]:
+    edit(scene.web1, SITE, SITE_TEXT + "# a comment\n")
+    sync(scene)
     yield Expected("stale-running", "web1", f"nginx has not loaded {ROOT}/{SITE}, changed ")
-    reload(pair.web1)
+    reload(scene.web1)
 
 
-def peer_not_reloaded(pair: Pair) -> Iterator[Expected]:
-    text = pair.web2.path(f"{ROOT}/{SITE}").read_text()
-    edit(pair.web2, SITE, text + "# theirs\n")
-    reload(pair.web2)
-    edit(pair.web2, SITE, text)
+def peer_not_reloaded(scene: Scene) -> Iterator[Expected]:
+    text = scene.web2.path(f"{ROOT}/{SITE}").read_text()
+    edit(scene.web2, SITE, text + "# theirs\n")
+    reload(scene.web2)
+    edit(scene.web2, SITE, text)
     yield Expected("stale-running", "web2", f"nginx has not loaded {ROOT}/{SITE}, changed ")
-    reload(pair.web2)
+    reload(scene.web2)
 
 
-def peer_is_down(pair: Pair) -> Iterator[Expected]:
-    pair.web2.stop_nginx()
+def port_is_taken(scene: Scene) -> Iterator[Expected]:
+    """A person's reload there is refused, as its error log says, and nginx goes on with what it ran."""
+    text = scene.web2.path(f"{ROOT}/{SITE}").read_text()
+    with scene.web2.socket() as taken:
+        taken.bind(("", 8088))
+        taken.listen()
+        edit(scene.web2, SITE, text.replace("listen 80;", "listen 80; listen 8088;"))
+        scene.web2.run(["kill", "-HUP", str(scene.web2.nginx_main())])
+        wait_until(lambda: "still could not bind" in scene.web2.error_log(), "the reload is refused", 20.0)
+        yield Expected("stale-running", "web2", "bind() to 0.0.0.0:8088 failed (98: Address already in use)")
+    edit(scene.web2, SITE, text)
+    reload(scene.web2)
+
+
+def peer_is_down(scene: Scene) -> Iterator[Expected]:
+    scene.web2.stop_nginx()
     yield Expected("nginx-down", "web2", "nginx does not run")
-    pair.web2.start_nginx()
+    scene.web2.start_nginx()
 
 
-def certificate_is_missing(pair: Pair) -> Iterator[Expected]:
-    pair.web2.path("/srv/tls/site.crt").unlink()
+def certificate_is_missing(scene: Scene) -> Iterator[Expected]:
+    scene.web2.path("/srv/tls/site.crt").unlink()
     yield Expected("files-outside-the-trees", "web2", "web2 lacks /srv/tls/site.crt")
-    copy(pair, "/srv/tls/site.crt")
-    reload(pair.web2)
+    copy(scene.pair, "/srv/tls/site.crt")
+    reload(scene.web2)
 
 
-def listen_is_foreign(pair: Pair) -> Iterator[Expected]:
-    text = pair.web1.path(f"{ROOT}/{SITE}").read_text()
-    edit(pair.web1, SITE, text.replace("listen 80;", "listen 80; listen 192.0.2.1:88;"))
-    reload(pair.web1)
-    sync(pair, 5)
+def listen_is_foreign(scene: Scene) -> Iterator[Expected]:
+    text = scene.web1.path(f"{ROOT}/{SITE}").read_text()
+    edit(scene.web1, SITE, text.replace("listen 80;", "listen 80; listen 192.0.2.1:88;"))
+    reload(scene.web1)
+    sync(scene, 5)
     yield Expected(
         "listen", "web2", f"nginx cannot listen on 192.0.2.1, which is not an address of it now ({ROOT}/{SITE}:2)"
     )
-    edit(pair.web1, SITE, text)
-    reload(pair.web1)
+    edit(scene.web1, SITE, text)
+    reload(scene.web1)
 
 
-def peer_answers_otherwise(pair: Pair) -> Iterator[Expected]:
-    pair.web2.path("/srv/maintenance").touch()
+def peer_answers_otherwise(scene: Scene) -> Iterator[Expected]:
+    scene.web2.path("/srv/maintenance").touch()
     yield Expected("probe", "web2", "http://site.test:80 answers 503, on web1 200", ("--probe",))
-    pair.web2.path("/srv/maintenance").unlink()
+    scene.web2.path("/srv/maintenance").unlink()
 
 
-def nothing_recovers(pair: Pair) -> Iterator[Expected]:
-    link = os.readlink(pair.web2.path(UNIT))
-    pair.web2.path(UNIT).unlink()
+def nothing_recovers(scene: Scene) -> Iterator[Expected]:
+    link = os.readlink(scene.web2.path(UNIT))
+    scene.web2.path(UNIT).unlink()
     yield Expected(
         "recovery", "web2", "nothing recovers at boot: not installed: it is put there at the first sync as root"
     )
-    pair.web2.path(UNIT).symlink_to(link)
+    scene.web2.path(UNIT).symlink_to(link)
 
 
-def journal_is_open(pair: Pair) -> Iterator[Expected]:
-    journal = pair.web2.path(f"{STATE}/peer/journal")
+def journal_is_open(scene: Scene) -> Iterator[Expected]:
+    journal = scene.web2.path(f"{STATE}/peer/journal")
     journal.write_text("{}")
     yield Expected("journal", "web2", "run (its journal is damaged) is at work there, or was left unfinished")
     journal.unlink()
 
 
-def not_proven(pair: Pair) -> Iterator[Expected]:
-    pair.web2.stop_nginx()
-    edit(pair.web1, "html/index.html", "new")
-    sync(pair, 1)
-    pair.web2.start_nginx()
+def not_proven(scene: Scene) -> Iterator[Expected]:
+    scene.web2.stop_nginx()
+    edit(scene.web1, "html/index.html", "new")
+    sync(scene, 1)
+    scene.web2.start_nginx()
     yield Expected("not-proven", "web2", "nginx there was never seen to run what was accepted")
-    sync(pair)
+    sync(scene)
 
 
-def peer_has_vanished(pair: Pair) -> Iterator[Expected]:
-    pair.web2.vanish_from(pair.web1)
+def peer_has_vanished(scene: Scene) -> Iterator[Expected]:
+    scene.web2.vanish_from(scene.web1)
     yield Expected("unreachable", "web2", "")
-    pair.web2.return_to(pair.web1)
+    scene.web2.return_to(scene.web1)
 
 
-def rolled_back(pair: Pair) -> Iterator[Expected]:
-    done = pair.ngxsync("rollback", "--yes")
+def rolled_back(scene: Scene) -> Iterator[Expected]:
+    done = scene.console.ngxsync("rollback", "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     yield Expected("rolled-back", "web2", "1 path differs: ")
-    sync(pair)
+    sync(scene)
 
 
-CAUSES: tuple[Callable[[Pair], Iterator[Expected]], ...] = (
+CAUSES: tuple[Callable[[Scene], Iterator[Expected]], ...] = (
     master_edited,
     peer_edited,
     master_not_reloaded,
     peer_not_reloaded,
+    port_is_taken,
     peer_is_down,
     certificate_is_missing,
     listen_is_foreign,
@@ -214,14 +257,13 @@ CAUSES: tuple[Callable[[Pair], Iterator[Expected]], ...] = (
 )
 
 
-def test_not_ready_for_each_cause_and_ready_again_when_it_is_mended(pair: Pair) -> None:
-    make_ready(pair)
-    status, found = ready(pair)
+def test_not_ready_for_each_cause_and_ready_again_when_it_is_mended(scene: Scene) -> None:
+    status, found = ready(scene)
     assert (status, found["reasons"], found["warnings"]) == (0, [], []), found
     for cause in CAUSES:
-        steps = cause(pair)
+        steps = cause(scene)
         expected = next(steps)
-        status, found = ready(pair, *expected.arguments)
+        status, found = ready(scene, *expected.arguments)
         named = [
             reason
             for reason in found["reasons"]
@@ -233,39 +275,46 @@ def test_not_ready_for_each_cause_and_ready_again_when_it_is_mended(pair: Pair) 
         assert named[0]["next"], (cause.__name__, found)
         assert found["ages"]["proven"] is not None, cause.__name__
         assert next(steps, None) is None
-        status, found = ready(pair)
+        status, found = ready(scene)
         assert (status, found["reasons"]) == (0, []), (cause.__name__, found)
 
 
-def test_the_daemon_looks_after_an_edit_and_at_each_check(pair: Pair) -> None:
-    """What it finds shows in `status`, which asks nobody; the log has one line where the verdict is another."""
-    make_ready(pair)
-    pair.write_config(peer="connect_timeout = 1s", sync="check_every = 1s")
-    with pair.daemon() as daemon:
-        wait_for_status(pair, lambda peer, _: peer["outcome"] == "in-sync" and peer["ready"]["ready"])
-        pair.web2.stop_nginx()
-        daemon.wait_for("web2: not ready to take over: web2: nginx does not run [nginx-down]")
-        peer, _ = wait_for_status(pair, lambda peer, _: peer["outcome"] == "nginx-down")
-        assert peer["message"]["next"].startswith("start nginx on web2: /usr/sbin/nginx")
-        pair.web2.start_nginx()
-        daemon.wait_for("web2: ready to take over, after ")
-        wait_for_status(pair, lambda peer, _: peer["outcome"] == "in-sync")
+def test_a_time_of_change_alone_is_minded_nowhere(scene: Scene) -> None:
+    for host in (scene.web1, scene.web2):
+        host.run(["touch", f"{ROOT}/{SITE}", f"{ROOT}/html/index.html"])
+        assert ready(scene)[0] == 0
+    sync(scene)
+    assert ready(scene)[0] == 0
 
-        pair.web2.run(["sh", "-c", "cp -p /usr/sbin/nginx /usr/sbin/.nginx && mv /usr/sbin/.nginx /usr/sbin/nginx"])
-        peer, _ = wait_for_status(pair, lambda peer, _: peer["outcome"] == "stale-running")
+
+def test_the_daemon_looks_after_an_edit_and_at_each_check(scene: Scene) -> None:
+    """What it finds shows in `status`, which asks nobody; the log has one line where the verdict is another."""
+    scene.pair.write_config(peer="connect_timeout = 1s", sync="check_every = 1s")
+    with scene.pair.daemon() as daemon:
+        wait_for_status(scene, lambda peer, _: peer["outcome"] == "in-sync" and peer["ready"]["ready"])
+        scene.web2.stop_nginx()
+        daemon.wait_for("web2: not ready to take over: web2: nginx does not run [nginx-down]")
+        peer, _ = wait_for_status(scene, lambda peer, _: peer["outcome"] == "nginx-down")
+        assert peer["message"]["next"].startswith("start nginx on web2: /usr/sbin/nginx")
+        scene.web2.start_nginx()
+        daemon.wait_for("web2: ready to take over, after ")
+        wait_for_status(scene, lambda peer, _: peer["outcome"] == "in-sync")
+
+        scene.web2.run(["sh", "-c", "cp -p /usr/sbin/nginx /usr/sbin/.nginx && mv /usr/sbin/.nginx /usr/sbin/nginx"])
+        peer, _ = wait_for_status(scene, lambda peer, _: peer["outcome"] == "stale-running")
         assert "only a restart runs it" in peer["message"]["what"]
         assert peer["message"]["next"] == "restart nginx on web2"
-        pair.web2.stop_nginx()
-        pair.web2.start_nginx()
+        scene.web2.stop_nginx()
+        scene.web2.start_nginx()
 
-        edit(pair.web1, SITE, SITE_TEXT + "# here, and not loaded\n")
-        wait_for_status(pair, lambda _, notes: any("web1: nginx has not loaded" in note for note in notes))
-        text = pair.ngxsync("status").stdout
+        edit(scene.web1, SITE, SITE_TEXT + "# here, and not loaded\n")
+        wait_for_status(scene, lambda _, notes: any("web1: nginx has not loaded" in note for note in notes))
+        text = scene.console.ngxsync("status").stdout
         assert "web1 -> web2: in-sync since " in text
         assert "  ready:    no, looked " in text
         assert f"note: web1: nginx has not loaded {ROOT}/{SITE}, changed " in text
-        reload(pair.web1)
-        wait_for_status(pair, lambda peer, notes: peer["ready"]["ready"] and len(notes) == 1)
+        reload(scene.web1)
+        wait_for_status(scene, lambda peer, notes: peer["ready"]["ready"] and len(notes) == 1)
     told = [line for line in daemon.log().splitlines() if "to take over" in line]
     verdicts = ["not ready" in line for line in told]
     assert verdicts == [number % 2 == 0 for number in range(len(told))] or verdicts[1:] == [
@@ -273,17 +322,19 @@ def test_the_daemon_looks_after_an_edit_and_at_each_check(pair: Pair) -> None:
     ], told
 
 
-def wait_for_status(pair: Pair, is_so: Callable[[dict[str, Any], list[str]], bool]) -> tuple[dict[str, Any], list[str]]:
+def wait_for_status(
+    scene: Scene, is_so: Callable[[dict[str, Any], list[str]], bool]
+) -> tuple[dict[str, Any], list[str]]:
     """The peer and the notes of `ngxsync status --json`, as soon as they are so."""
     latest: list[Any] = []
 
     def look() -> bool:
-        told = json.loads(pair.ngxsync("status", "--json").stdout)
+        told = json.loads(scene.console.ngxsync("status", "--json").stdout)
         latest[:] = [told["peers"][0], told["notes"]]
         return is_so(told["peers"][0], told["notes"])
 
     try:
-        wait_until(look, "status says so", 20.0)
+        wait_until(look, "status says so", 30.0)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{latest}") from None
     return latest[0], latest[1]
