@@ -196,7 +196,7 @@ def _drift(plan: Plan, peer: PeerFacts, settings: GuardSettings) -> Iterator[Hol
         paths = [c.path for c in plan.changes if c.cause == cause and not is_quiet(c)]
         if paths:
             what = f"{len(paths)} {_plural(paths, 'path')} {text} (on_drift = hold)"
-            advice = f"look with ngxsync diff; to overwrite it on {peer.name}, where it is kept: "
+            advice = f"look with ngxsync diff; to have it here too: ngxsync pull; to overwrite it on {peer.name}, where it is kept: "
             yield _hold(cause, what, f"{peer.name}:{listed(paths)}", peer.name, advice)
 
 
