@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ngxsync.core.readiness import Facts, Findings, Reason, running_reason
+from ngxsync.core.shapes import LATEST_S
 
 NUMBERS = (int, float)
 
@@ -108,7 +109,7 @@ def _look(data: Mapping[str, Any]) -> Look:
     look = Look(**known)
     times = [look.at, look.since, *(time for time in (look.ready_at, look.probed_at) if time is not None)]
     times += [nginx.since for nginx in look.nginx.values()]
-    if not all(type(time) in NUMBERS for time in times) or type(look.generation) is not str:
+    if not all(type(time) in NUMBERS and 0 <= time < LATEST_S for time in times) or type(look.generation) is not str:
         raise ValueError("a time that is none")
     return look
 

@@ -116,20 +116,21 @@ class Looking:
 
     def _compare(self, peer: Peer, record: PeerRecord) -> tuple[Findings, str]:
         """What differs, and the generation of what the peer accepted."""
-        name = peer.config.name
-        pipeline = self._pipeline
+        name, pipeline, known = peer.config.name, self._pipeline, record.generation or ""
         try:
             prepared = self._prepared.result()
             options = Options("ready", install=False, dry_run=True)
             compared = PeerRun(pipeline.config, pipeline.master, peer, pipeline.memory, prepared, options).compare()
+            pause = pipeline.memory.active_pause(name)
         except PeerUnreachable as error:
-            return of_error("unreachable", error.message, name), ""
+            return of_error("unreachable", error.message, name), known
         except NgxsyncError as error:
-            return of_error(error.code, error.message, name), ""
+            return of_error(error.code, error.message, name), known
         held = record.message.what if record.message and record.word in HELD else ""
         changes, accepted = compared.plan.changes, compared.accepted
-        content = Content(compared.standing, changes, accepted, compared.journal, held, record.broken)
-        return judge_content(name, content), str((accepted or {}).get("generation", ""))
+        found = Content(compared.standing, changes, accepted, compared.journal, held, record.broken)
+        paused = Findings(warnings=(of_pause(name, pause),) if pause else ())
+        return judge_content(name, found) + paused, str((accepted or {}).get("generation", ""))
 
     def _of_facts(self, name: str, asked: Future[Facts]) -> tuple[Findings, dict[str, Facts]]:
         master = self._pipeline.master.name
@@ -157,6 +158,11 @@ def judge_both(name: str, master: Facts, peer: Facts) -> Findings:
         return found
     same = judge_pair.judge_nginx_versions(name, master["nginx"], peer["nginx"])
     return found + of_checks([*([same] if same else []), *judge_pair.judge_outside(name, master, peer)])
+
+
+def of_pause(peer: str, pause: model.Pause) -> Reason:
+    """No automatic run: it stays ready for as long as nothing changes here."""
+    return Reason("paused", f"paused by {pause.who}: {pause.reason}", peer, "ngxsync resume")
 
 
 def answer_of(asked: Future[Facts], host: str) -> Facts | Findings:
