@@ -123,6 +123,7 @@ def test_by_path(grown: Resident) -> None:
     pair = grown.pair
     peer_is_edited(pair)
     mine = manifest_of(pair.web1)
+    assert pair.ngxsync("pause", "while I look").returncode == 0, "a pause is for what changes web2"
     run = pull(pair, f"{ROOT}/html/new/deep/page.html")
     assert set(run.changes) == {f"{ROOT}/html/new", f"{ROOT}/html/new/deep", f"{ROOT}/html/new/deep/page.html"}, run
     assert run.peer["reload"] == "not-needed"
@@ -210,6 +211,12 @@ def test_at_a_first_contact_paths_or_a_side_are_needed(pair: Pair) -> None:
     assert (run.exit, set(run.changes)) == (0, {f"{ROOT}/html/index.html"}), run
     run = pull(pair, "--take", "peer")
     assert (run.exit, set(run.changes)) == (0, {f"{ROOT}/html/other.html"}), run
+    assert pair.ngxsync("sync", "--yes").returncode == 0
+    record = pair.web2.path(f"{STATE}/peer/accepted.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "generation": "0badcafe", "written_by": "web3"}))
+    edit(pair.web2, "html/index.html", "edited after web3 wrote there\n")
+    run = pull(pair)
+    assert (run.exit, run.code, "web3 wrote there last" in run.text) == (8, "first-contact", True), run
     assert pair.web1.path(f"{ROOT}/html/mine.html").read_text() == "mine\n"
 
 
@@ -221,10 +228,28 @@ def test_nobody_said_yes_and_a_dry_run(grown: Resident) -> None:
     assert (done.returncode, "[y/N]" in done.stderr) == (8, False)
     assert f"~ {ROOT}/html/index.html  content (drift)" in done.stderr
     assert "(unconfirmed)" in done.stderr
+    with Terminal(pair, "pull") as terminal:
+        terminal.wait_for("[y/N]")
+        terminal.interrupt()
+        assert terminal.end() == 130, terminal.shown
     done = pair.ngxsync("pull", "--dry-run")
     assert (done.returncode, "nothing was changed: a dry run" in done.stdout) == (0, True)
     assert f"~ {ROOT}/html/index.html  content (drift)" in done.stdout
     assert (manifest_of(pair.web1), pair.web1.path(f"{STATE}/peer").exists()) == (before, False)
+
+
+def test_nothing_is_sent_of_a_host_that_cannot_be_put_right(grown: Resident) -> None:
+    pair = grown.pair
+    edit(pair.web1, "html/mine.html", "changed here\n")
+    before = manifest_of(pair.web2)
+    journal = pair.web1.path(f"{STATE}/peer/journal")
+    journal.parent.mkdir(mode=0o700)
+    journal.write_text("damaged\n")
+    run = grown.sync()
+    assert (run.exit, run.outcome, manifest_of(pair.web2)) == (7, "broken", before), run
+    assert (pull(pair).exit, "half old, half new" in run.text) == (7, True), run
+    journal.unlink()
+    assert grown.sync().exit == 0
 
 
 def test_of_several_peers_one_is_named(pair: Pair) -> None:
@@ -314,6 +339,10 @@ def test_a_rollback_stays_as_it_is(grown: Resident) -> None:
     assert (run.exit, set(run.changes)) == (0, {f"{ROOT}/html/index.html"}), run
     assert (pair.web1.path(f"{ROOT}/{SITE}").read_text(), served(pair.web2)) == (site("bad")[SITE], "good")
     raise_if_not_held(grown.sync(), "rolled-back", SITE)
+    assert "`ngxsync pull PATH` takes what a rollback brought back" in pull(pair).text
+    run = pull(pair, f"{ROOT}/conf")
+    assert (run.exit, served(pair.web1)) == (0, "good"), run
+    raise_if_not_in_sync_after(grown)
 
 
 def test_by_a_restricted_key(pair: Pair) -> None:

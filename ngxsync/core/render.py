@@ -41,7 +41,7 @@ SIGNS = {"created": "+", "deleted": "-"}  # everything else is a "~"
 ADVICE = {
     "in-sync": "nothing to do",
     "pending": "the daemon sends it; at once: ngxsync sync",
-    "drifted": "see what was edited there: ngxsync diff; to put it right, saved first: ngxsync sync",
+    "drifted": "see what was edited there: ngxsync diff; to take it here: ngxsync pull; to put it right, saved first: ngxsync sync",
     "conflict": "both hosts changed a path: ngxsync diff, keep what you need, then ngxsync sync",
     "held": "read the reason, then ngxsync sync --force CODE",
     "paused": "ngxsync resume",

@@ -135,7 +135,7 @@ class LocalHost:
         The mark of the latest such run: another one after each. Raises Locked where one is still at work after `wait_s`, HalfApplied.
         """
         peer = self.state_dir / "peer"
-        if (peer / "journal").exists():
+        if os.path.exists(peer / "journal"):
             answer = self.call("recover", {"wait_s": wait_s}, timeout_s=wait_s + RECOVER_S)
             if not answer["ok"]:
                 raise _unsettled(answer, self.name)

@@ -14,9 +14,11 @@ from ngxsync.core import model
 from ngxsync.core.errors import Held, Message
 from ngxsync.core.guards import Hold
 from ngxsync.core.model import Change, PeerResult, Plan, RunResult
-from ngxsync.core.plan import CONFLICT, FIRST_CONTACT, in_safe_order
+from ngxsync.core.plan import BY_MASTER, CONFLICT, DRIFT, FIRST_CONTACT, in_safe_order
 from ngxsync.core.pull import Choice, choose
+from ngxsync.core.rollback import still_here
 from ngxsync.core.wording import listed
+from ngxsync.flow.comparison import covered_by
 from ngxsync.flow.interfaces import Comparison, Options, Peer, Prepared, Validation
 from ngxsync.flow.own_run import OwnRun
 from ngxsync.flow.peer_run import PeerRun
@@ -58,15 +60,19 @@ class Pull(Pipeline):
         return work
 
     def run_peer(self, peer: Peer, prepared: Prepared, options: Options) -> PeerResult:
-        """The holds and failures of a sync, whose next step is here this command."""
+        """The holds and failures of a sync, whose next step is here this command; a run is told by the id that is recorded."""
         result = super().run_peer(peer, prepared, options)
         message = result.message
-        if message is None or not result.exit:
+        if message is None:
             return result
-        hint = message.next.replace("`ngxsync sync`", "`ngxsync pull`").replace(
-            "ngxsync sync --force", "ngxsync pull --force"
-        )
-        return replace(result, message=replace(message, next=hint))
+        hint = message.next.replace(f"--undo {result.run}`", f"--undo {prepared.run}`")
+        if result.exit:
+            hint = hint.replace("`ngxsync sync`", "`ngxsync pull`").replace(
+                "ngxsync sync --force", "ngxsync pull --force"
+            )
+            hint = hint.replace("it is tried again", "`ngxsync pull` tries it again")
+        where = message.where.replace(f"{peer.config.user}@{self.master.name}", self.master.name)
+        return replace(result, message=replace(message, where=where, next=hint))
 
     def note_failed(self, name: str, result: RunResult, options: Options) -> None:
         """What failed here says nothing of the peer."""
@@ -86,7 +92,7 @@ class PullRun(PeerRun):
         compared = self.compare()
         self.plan = Plan()  # what a sync would do was not asked
         here, there = compared.snapshot.manifest, compared.peer.manifest
-        choice = choose(compared.plan.changes, here, there, limits=self.goal.paths, take=self.goal.take)
+        choice = choose(self._edited(compared), here, there, limits=self.goal.paths, take=self.goal.take)
         self._raise_if_disputed(choice, compared)
         if not choice.changes:
             return self._nothing(choice, compared)
@@ -118,6 +124,17 @@ class PullRun(PeerRun):
         if result.outcome == model.PENDING:
             return Message(f"would be taken from {self.name}", master, f"{master} unchanged")
         return None
+
+    def _edited(self, compared: Comparison) -> tuple[Change, ...]:
+        """Where paths are named, what a rollback brought back there counts as edited there too: this host still has what was bad."""
+        back = self._rolled_back(compared) if self.goal.paths else ()
+        return tuple(
+            replace(c, cause=DRIFT) if c.path in back and c.cause == BY_MASTER else c for c in compared.plan.changes
+        )
+
+    def _rolled_back(self, compared: Comparison) -> frozenset[str]:
+        covered = covered_by({"projection": self.projection.as_json()})
+        return frozenset(still_here(compared.accepted, compared.snapshot.manifest, covered))
 
     def _raise_if_disputed(self, choice: Choice, compared: Comparison) -> None:
         """Raises Held: conflict, or first-contact where this host and the peer never agreed."""
@@ -158,5 +175,6 @@ class PullRun(PeerRun):
             what = f"nothing else was edited on {self.name}{where}; left as it is here: {listed(choice.left)}"
         elif rest:
             what += f"; what differs was changed here: {listed([c.path for c in rest])}"
-        message = Message(what, state=f"{self.master.name} unchanged")
+        hint = "`ngxsync pull PATH` takes what a rollback brought back there" if self._rolled_back(compared) else ""
+        message = Message(what, state=f"{self.master.name} unchanged", next=hint)
         return self.result(model.PENDING if rest else model.IN_SYNC, replace(compared, plan=Plan()), message=message)
