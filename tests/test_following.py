@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from ngxsync.agent.directives import NamedFile
 from ngxsync.agent.manifest import FILE, Entry
 from ngxsync.core.config import load_config
-from ngxsync.core.following import Found, Kept, Serving, kept_from_json, kept_to_json, newer_files
+from ngxsync.core.errors import Message
+from ngxsync.core.following import Following, Found, Kept, Serving, kept_from_json, kept_to_json, newer_files
 from ngxsync.core.model import Projection, Snapshot
+from ngxsync.daemon.reloads import Reloads
 from ngxsync.edges.serving import RunningNginx
 from ngxsync.flow.following import judge
 from ngxsync.flow.interfaces import Named
@@ -136,18 +138,23 @@ class Nginx:
 
     def __init__(self, changed: Mapping[str, float], kept: Kept | None = None, log: tuple[float, str] | None = None):
         self.changed, self.kept, self.log = changed, kept, log
+        self.marks, self.refuses = [SERVING.mark], False
 
     def serving(self) -> Serving:
         return SERVING
 
     def mark(self) -> str:
-        return SERVING.mark
+        """Each of `marks` once, then the last for ever."""
+        return self.marks.pop(0) if len(self.marks) > 1 else self.marks[0]
 
     def files(self, patterns: Any) -> Mapping[str, Found]:
         return {path: Found(at, path, (int(at),)) for path, at in self.changed.items() if path in patterns}
 
     def refusal(self, since: float) -> str:
         return ""
+
+    def has_refused(self) -> bool:
+        return self.refuses
 
     def complaint(self, serving: Serving, until: float, logs: Any) -> str:
         return self.log[1] if self.log and serving.loaded <= self.log[0] < until else ""
@@ -234,6 +241,33 @@ def test_a_soak() -> None:
     assert "[crit] no" in judged(bad, soak="60s", serving=replace(SERVING, age_s=9000.0))[1], "until the next reload"
     assert judged(bad, soak="60s", serving=replace(SERVING, mark="x", age_s=61.0)) == ("", "")
     assert judged(Nginx(OLD, log=(1060.0, "later")), soak="60s", serving=replace(SERVING, age_s=70.0)) == ("", "")
+
+
+def test_what_is_waited_for_is_looked_for() -> None:
+    """A reload whose workers stay, the end of a soak, a reload that was refused while one is waited for; each once."""
+    nginx, found, now = Nginx(OLD), list[str](), [100.0]
+    reloads = Reloads(nginx, found.append, lambda: now[0])
+    reloads.look()
+    assert found == ["reload"], "not started: nothing was served before"
+    nginx.marks = ["short-lived", "next", "next"]
+    reloads.look()
+    assert found == ["reload"], "its workers died"
+    reloads.look()
+    reloads.look()
+    nginx.marks = [""]
+    reloads.look()
+    assert found == ["reload", "reload"], "that it went down lets nothing go"
+    nginx.marks, nginx.refuses = ["next"], True
+    reloads.look()
+    reloads.note(Following("follow", Message("not read"), is_unread=True))
+    reloads.look()
+    assert found == ["reload"] * 3
+    reloads.note(Following("soak", Message("soaking"), wait_s=60.0))
+    reloads.look()
+    now[0] += 60
+    reloads.look()
+    reloads.look()
+    assert found == ["reload"] * 3 + ["soak"]
 
 
 paths = st.sampled_from(["/a", "/b", "/c"])

@@ -74,14 +74,13 @@ class Newer:
 class Following:
     """What was found before a run. `reason` is what holds it (its state is the peer's), `code` "" where nothing does.
 
-    `wait_s`: in how long the soak is over; `since` and `refused`: of the youngest file that is newer, and what nginx said to a reload.
+    `wait_s`: in how long the soak is over. `is_unread`: a reload is waited for.
     """
 
     code: str = ""
     reason: Message | None = None
     wait_s: float | None = None
-    since: float | None = None
-    refused: str = ""
+    is_unread: bool = False
 
     def hold(self, peer: str) -> tuple[Hold, ...]:
         if self.reason is None:
@@ -142,9 +141,7 @@ def not_read(newer: list[Newer], serving: Serving, master: str, refused: str) ->
     hint = (
         f"{'mend it and reload' if refused else 'reload'} nginx on {master}; or without it: ngxsync sync --force follow"
     )
-    since = max((item.since for item in newer if item.since is not None), default=None)
-    message = Message(f"{what}{', '.join(names)}{more}{said}", master, "", hint)
-    return Following(FOLLOW, message, since=since, refused=refused)
+    return Following(FOLLOW, Message(f"{what}{', '.join(names)}{more}{said}", master, "", hint), is_unread=True)
 
 
 def _since(since: float | None) -> str:

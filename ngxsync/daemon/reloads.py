@@ -33,6 +33,7 @@ class Reloads:
     def start(self) -> None:
         """What is served now needs no trigger: the first run looks at it."""
         self._mark = self._nginx.mark()
+        self._nginx.has_refused()
         self._thread.start()
 
     def stop(self) -> None:
@@ -63,12 +64,11 @@ class Reloads:
         if mark and mark != self._mark and not self._is_over.wait(LIVE_S) and self._nginx.mark() == mark:
             self._mark = mark
             self._put(RELOAD)
+        has_refused = self._nginx.has_refused()
         with self._noting:
-            following, is_due = self._following, self._due is not None and self._clock() >= self._due
+            is_awaited, is_due = self._following.is_unread, self._due is not None and self._clock() >= self._due
             self._due = None if is_due else self._due
         if is_due:
             self._put(SOAKED)
-        elif following.since is not None and self._nginx.refusal(following.since) != following.refused:
-            with self._noting:  # told once: the run that follows finds the same words
-                self._following = Following()
+        elif has_refused and is_awaited:  # the run that follows finds nginx's words, and tells them where they are new
             self._put(RELOAD)

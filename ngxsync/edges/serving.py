@@ -33,6 +33,7 @@ class RunningNginx:
         self._lock = threading.Lock()
         self._known: Nginx | None = None
         self._looked_at: float | None = None
+        self._marks: list[errorlog.LogMark] = []
 
     def serving(self) -> Serving:
         try:
@@ -85,6 +86,12 @@ class RunningNginx:
         nginx = self._known
         entries = errorlog.entries_since(self._logs(nginx), since, ("emerg",)) if nginx else []
         return running.last_refusal(entries)
+
+    def has_refused(self) -> bool:
+        """Whether an [emerg] was logged since the last call: only what is new is read. To be asked every second."""
+        nginx, before = self._known, self._marks
+        self._marks = errorlog.mark_logs(self._logs(nginx)) if nginx else []  # first: rather twice than never
+        return any("[emerg]" in line for line in errorlog.read_since(before))
 
     def complaint(self, serving: Serving, until: float, logs: Collection[str]) -> str:
         """The first serious line since the workers were born, of them or the main process; also of these logs."""
