@@ -17,9 +17,19 @@ from hypothesis import strategies as st
 
 from ngxsync.agent.directives import NamedFile
 from ngxsync.agent.manifest import FILE, Entry
+from ngxsync.core.checkup import FAILED, OK, WARNING
 from ngxsync.core.config import load_config
 from ngxsync.core.errors import Message
-from ngxsync.core.following import Following, Found, Kept, Serving, kept_from_json, kept_to_json, newer_files
+from ngxsync.core.following import (
+    Following,
+    Found,
+    Kept,
+    Serving,
+    judge_follow,
+    kept_from_json,
+    kept_to_json,
+    newer_files,
+)
 from ngxsync.core.model import Projection, Snapshot
 from ngxsync.daemon.reloads import Reloads
 from ngxsync.edges.serving import RunningNginx
@@ -93,6 +103,7 @@ def test_what_this_host_s_nginx_refused_is_never_followed(pair: Pair) -> None:
         pair.web1.stop_nginx()
         exit_status, said = sync(pair)
         assert (exit_status, "nginx does not run on web1" in said) == (8, True), said
+        assert "follow: FAILED (nginx does not run on web1" in pair.ngxsync("check").stdout
         assert not pair.web2.path(VHOST).exists()
 
 
@@ -226,6 +237,13 @@ def test_workers_born_again_run_what_those_before_them_ran() -> None:
 def test_without_an_nginx_nothing_is_proven(serving: Serving, said: str) -> None:
     code, what = judged(Nginx(OLD), serving=serving)
     assert (code, said in what) == ("follow", True), what
+
+
+def test_check_says_whether_anything_can_be_followed() -> None:
+    assert judge_follow("web1", Serving("down"), 0.0, ()).state == FAILED
+    assert judge_follow("web1", SERVING, 60.0, ("stderr",)).state == WARNING
+    assert judge_follow("web1", SERVING, 0.0, ("stderr",)).state == OK
+    assert judge_follow("web1", SERVING, 60.0, ()).what == "the peers follow what nginx runs here, 1m00s later"
 
 
 def test_a_soak() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ngxsync.agent.directives import NamedFile
 from ngxsync.agent.manifest import DIR, FILE, Manifest
+from ngxsync.core.checkup import FAILED, OK, WARNING, Check
 from ngxsync.core.errors import Message
 from ngxsync.core.guards import Hold
 from ngxsync.core.wording import human_duration, one_line, render_moment, safe_name
@@ -159,6 +160,22 @@ def soaking(left_s: float, until: float, soak_s: float, master: str, unread: tup
     what = f"nginx on {master} is to run it until {render_moment(until)} first (soak = {human_duration(soak_s)}){blind}"
     hint = "nothing to do, the daemon goes on by itself then; or at once: ngxsync sync --force soak"
     return Following(SOAK, Message(what, master, "", hint), wait_s=left_s)
+
+
+def judge_follow(host: str, serving: Serving, soak_s: float, unread: tuple[str, ...]) -> Check:
+    """Whether the peers can follow what runs here at all."""
+    if serving.state != "running":
+        told = not_running(serving, host).reason
+        return Check(
+            host, FOLLOW, FAILED, told.what if told else "", "start nginx, or set follow = saved and soak = 0s"
+        )
+    if soak_s and unread:
+        told_logs = (
+            f"soak: the error log goes to {', '.join(map(safe_name, unread))}, which is not read: only the time counts"
+        )
+        return Check(host, FOLLOW, WARNING, told_logs, "add an error_log in a file, as user root")
+    soak = f", {human_duration(soak_s)} later" if soak_s else ""
+    return Check(host, FOLLOW, OK, f"the peers follow what nginx runs here{soak}")
 
 
 def kept_to_json(kept: Kept) -> dict[str, Any]:

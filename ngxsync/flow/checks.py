@@ -18,6 +18,7 @@ from ngxsync.core.checkup import FAILED, OK, Check, check_of_message
 from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import AgentFailed, NgxsyncError
 from ngxsync.core.excludes import ALWAYS, BUILTIN, make_projection
+from ngxsync.core.following import judge_follow
 from ngxsync.core.memory import PeerRecord
 from ngxsync.core.model import Snapshot
 from ngxsync.flow import requests
@@ -88,6 +89,7 @@ def check_master(config: Config, master: Master, local: LocalFacts) -> MasterVie
         judge_host.judge_nginx(name, facts["nginx"], trees=trees, is_master=True),
         *_master_configuration(config, master, facts),
         *judge_host.judge_key_files(name, facts["nginx"]),
+        *_follow(config, master),
     ]
     snapshot, named = None, Named()
     try:
@@ -109,6 +111,12 @@ def _master_configuration(config: Config, master: Master, facts: Facts) -> Itera
     validation = master.validate()  # crossplane's word, where there is no nginx
     told = "; ".join(str(problem) for problem in validation.problems[:5])
     yield Check(name, "nginx accepts its configuration", OK if validation.passed else FAILED, told or "by crossplane")
+
+
+def _follow(config: Config, master: Master) -> Iterator[Check]:
+    if config.sync.is_following:
+        serving = master.nginx.serving()
+        yield judge_follow(master.name, serving, config.sync.soak_s, master.nginx.unread_logs())
 
 
 def _special_files(name: str, snapshot: Snapshot | None) -> Iterator[Check]:
