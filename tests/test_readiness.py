@@ -156,7 +156,7 @@ def test_addresses_that_the_peer_lacks(
 
 def asked(name: str, status: int = 200, **more: Any) -> dict[str, Any]:
     common = {"listen": "*:443" if more.get("tls") else "*:80", "port": 443 if more.get("tls") else 80, "tls": False}
-    return {"name": name, "status": status, "certificate": "", "error": "", **common, **more}
+    return {"names": [name], "status": status, "certificate": "", "error": "", **common, **more}
 
 
 def answer(*probes: dict[str, Any], **more: Any) -> dict[str, Any]:

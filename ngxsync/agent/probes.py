@@ -26,7 +26,7 @@ UNNAMED = "a regular expression"
 
 
 def probe(request: Answer) -> Answer:
-    """`probes`: [{name, listen, port, tls, status, certificate, error}] in the order of the configuration.
+    """`probes`: [{listen, port, tls, status, certificate, error, names}], names that were answered alike together.
 
     `certificate` is the sha256 of the leaf's DER; `error` is refused, timeout, closed, tls or unreachable, and status is 0 then.
     `unprobed`: [[listen or name, why]]; `left`: how many there was no time for; `why` it could not be done at all.
@@ -38,7 +38,19 @@ def probe(request: Answer) -> Answer:
     unprobed: List[List[str]] = []
     targets = targets_of(servers(nginx.conf, nginx.prefix), own_addresses(), unprobed)
     found = ask_all(targets, min(ALL_S, request.get("wait_s", ALL_S)))
-    return {"ok": True, "probes": found, "unprobed": unprobed, "left": len(targets) - len(found), "why": ""}
+    left = len(targets) - len(found)
+    return {"ok": True, "probes": together(targets, found), "unprobed": unprobed, "left": left, "why": ""}
+
+
+def together(targets: List[Target], answers: List[Answer]) -> List[Answer]:
+    """10,000 names that answer alike are one entry: the master reads it each time."""
+    groups: Dict[Any, Answer] = {}
+    for target, answer in zip(targets, answers):
+        listen = target.listen
+        key = (listen.text, listen.tls, answer["status"], answer["certificate"], answer["error"])
+        group = groups.setdefault(key, dict(answer, listen=listen.text, port=listen.port, tls=listen.tls, names=[]))
+        group["names"].append(target.name)
+    return list(groups.values())
 
 
 def targets_of(found: List[Server], own: List[str], unprobed: List[List[str]]) -> List[Target]:
@@ -121,10 +133,9 @@ def _context() -> ssl.SSLContext:
 
 
 def ask(target: Target, context: ssl.SSLContext, limit_s: float) -> Answer:
-    """One HEAD /."""
+    """status, certificate and error of one HEAD /."""
     listen = target.listen
-    answer = {"name": target.name, "listen": listen.text, "port": listen.port, "tls": listen.tls}
-    answer.update(status=0, certificate="", error="")
+    answer: Answer = {"status": 0, "certificate": "", "error": ""}
     end = time.monotonic() + limit_s
     try:
         with socket.create_connection((target.address, listen.port), limit_s) as connection:

@@ -249,7 +249,7 @@ def _facts(asked: Asked) -> Shape:
 
 
 def _probe(_asked: Asked) -> Shape:
-    asked = {"name": text, "listen": text, "port": count, "tls": flag, "status": count, "error": text}
+    asked = {"names": [text], "listen": text, "port": count, "tls": flag, "status": count, "error": text}
     asked["certificate"] = lambda value: value == "" or digest(value)
     return {"probes": [asked], "unprobed": [row(text, text)], "left": count, "why": text}
 

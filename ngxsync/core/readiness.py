@@ -246,17 +246,22 @@ def judge_probes(master: str, peer: str, ours: Facts, theirs: Facts) -> Findings
         return Findings(
             (Reason("probe", f"its server names cannot be asked: {why}", host, f"look at nginx on {host}"),)
         )
-    expected = {_name(each): each for each in ours["probes"]}
+    expected = {(name, each["listen"], each["tls"]): each for each in ours["probes"] for name in each["names"]}
     reasons = []
     for each in theirs["probes"]:
-        wanted = expected.get(_name(each))
-        if wanted is not None and _answer(each) != _answer(wanted):
-            what = f"{_shown(each)} answers {told(each)}, on {master} {told(wanted)}"
-            if told(each) == told(wanted):
-                what = f"{_shown(each)} shows another certificate than on {master}"
-            hint = f"on {peer}: curl -kI --resolve, and look at nginx's error log"
-            reasons.append(Reason("probe", what, peer, hint))
+        for name in each["names"]:
+            wanted = expected.get((name, each["listen"], each["tls"]))
+            if wanted is not None and _answer(each) != _answer(wanted):
+                reasons.append(_other_answer(master, peer, name, each, wanted))
     return Findings(tuple(reasons), tuple(_unprobed(peer, theirs)))
+
+
+def _other_answer(master: str, peer: str, name: str, found: Facts, wanted: Facts) -> Reason:
+    shown = f"{'https' if found['tls'] else 'http'}://{name or '(no name)'}:{found['port']}"
+    what = f"{shown} answers {told(found)}, on {master} {told(wanted)}"
+    if told(found) == told(wanted):
+        what = f"{shown} shows another certificate than on {master}"
+    return Reason("probe", what, peer, f"on {peer}: curl -kI --resolve, and look at nginx's error log")
 
 
 def _unprobed(peer: str, found: Facts) -> Iterator[Reason]:
@@ -267,17 +272,8 @@ def _unprobed(peer: str, found: Facts) -> Iterator[Reason]:
         yield Reason("not-probed", f"{found['left']} server names were not asked in the time that probes have", peer)
 
 
-def _name(probe: Facts) -> tuple[str, str, bool]:
-    return str(probe["name"]), str(probe["listen"]), bool(probe["tls"])
-
-
 def _answer(probe: Facts) -> tuple[int, str, str]:
     return int(probe["status"]), str(probe["certificate"]), str(probe["error"])
-
-
-def _shown(probe: Facts) -> str:
-    scheme = "https" if probe["tls"] else "http"
-    return f"{scheme}://{probe['name'] or '(no name)'}:{probe['port']}"
 
 
 def told(probe: Facts) -> str:

@@ -32,7 +32,7 @@ class Looker:
         self._peer, self._pipeline, self._told, self._clock = peer, pipeline, told, clock
         self._due: float | None = None
         self._asked_since: float | None = None
-        self._probe = False
+        self._probe = self._is_equal = False
         self._number = 0  # of runs that began: what was asked before one is not worth remembering
         self._is_stopping = False
         self._changed = threading.Condition()
@@ -41,13 +41,17 @@ class Looker:
     def start(self) -> None:
         self._thread.start()
 
-    def ask(self, *, now: bool = False, probe: bool = False) -> None:
-        """A look is wanted: at once, or when it has been quiet for a while; with `probe` each name is asked anew."""
+    def ask(self, *, now: bool = False, probe: bool = False, is_equal: bool = False) -> None:
+        """A look is wanted: at once, or when it has been quiet for a while; with `probe` each name is asked anew.
+
+        `is_equal`: the run that ended now has found or made both hosts equal.
+        """
         with self._changed:
             at = self._clock()
             self._asked_since = at if self._asked_since is None else self._asked_since
             self._due = at if now else min(at + QUIET_S, self._asked_since + LATEST_S)
             self._probe |= probe
+            self._is_equal = is_equal
             self._changed.notify_all()
 
     def wait_for_run(self) -> None:
@@ -83,10 +87,12 @@ class Looker:
 
     def _look(self) -> None:
         with self._changed:
-            number, probe = self._number, self._probe
+            number, probe, is_equal = self._number, self._probe, self._is_equal
             self._due = self._asked_since = None
             self._probe = False
-        found = look(self._pipeline, [self._peer], probe=probe, is_wanted=lambda: self._is_wanted(number))
+        found = look(
+            self._pipeline, [self._peer], probe=probe, is_equal=is_equal, is_wanted=lambda: self._is_wanted(number)
+        )
         if self._is_wanted(number):
             for each in found:
                 self._tell(each)

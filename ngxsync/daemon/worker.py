@@ -200,7 +200,8 @@ class Worker:
         previous, self.latest = self.latest, remembered(found)
         self._set_retry(previous, found)
         is_check = task.options.trigger not in OF_EDITS
-        self._looker.ask(now=is_check, probe=is_check or result.outcome == model.APPLIED)
+        is_equal = result.outcome in (model.APPLIED, model.IN_SYNC)
+        self._looker.ask(now=is_check, probe=is_check or result.outcome == model.APPLIED, is_equal=is_equal)
         task.tally.add(result, started=task.started, is_news=is_news(previous, found))
         self._told()
 

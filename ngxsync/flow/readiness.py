@@ -62,9 +62,9 @@ class Looking:
 
     def __init__(self, pipeline: Pipeline, pool: ThreadPoolExecutor) -> None:
         self._pipeline, self._pool = pipeline, pool
-        self._prepared = pool.submit(self._scan)
         self._facts = pool.submit(self._ask_master, "facts", self._common(None))
         self._probes: Future[Facts] | None = None
+        self._prepared: Future[Prepared] | None = None
 
     def _common(self, peer: PeerConfig | None) -> dict[str, Any]:
         projection = make_projection(self._pipeline.config, peer, None, owners=False)
@@ -85,23 +85,29 @@ class Looking:
             self._probes = self._pool.submit(self._ask_master, "probe", self._common(None))
         return self._probes
 
-    def begin(self, peer: Peer, record: PeerRecord, *, probe: bool) -> Callable[[], Seen]:
-        """Asks; the result waits for the answers."""
+    def prepared(self) -> Future[Prepared]:
+        if self._prepared is None:
+            self._prepared = self._pool.submit(self._scan)
+        return self._prepared
+
+    def begin(self, peer: Peer, record: PeerRecord, *, probe: bool, is_equal: bool) -> Callable[[], Seen]:
+        """Asks; the result waits for the answers. `is_equal`: a run has just found or made both equal, so they are not scanned."""
         wants_probes = probe or needs_probes(record)
         ours = self.master_probes() if wants_probes else None
         theirs = self._pool.submit(self._ask, peer, "probe", PROBES_S) if wants_probes else None
         facts = self._pool.submit(self._ask, peer, "facts", FACTS_S)
-        content = self._pool.submit(self._compare, peer, record)
+        content = None if is_equal else self._pool.submit(self._compare, peer, record, self.prepared())
 
         def seen() -> Seen:
             name, master = peer.config.name, self._pipeline.master.name
-            findings, generation = content.result()
+            findings, generation = content.result() if content else (Findings(), record.generation or "")
             if findings.reasons and findings.reasons[0].code == "unreachable":
                 return Seen(time.time(), generation, findings)
             found, running = self._of_facts(name, facts)
             probes = None
             if ours is not None and theirs is not None:
                 probes = of_answers(master, name, ours, theirs)
+            found += of_pause(name, self._pipeline.memory.active_pause(name))
             return Seen(time.time(), generation, findings + found, probes, running)
 
         return seen
@@ -114,14 +120,13 @@ class Looking:
             raise AgentFailed(message_of(answer, peer.config), code=str(answer["code"]))
         return answer
 
-    def _compare(self, peer: Peer, record: PeerRecord) -> tuple[Findings, str]:
+    def _compare(self, peer: Peer, record: PeerRecord, scanned: Future[Prepared]) -> tuple[Findings, str]:
         """What differs, and the generation of what the peer accepted."""
         name, pipeline, known = peer.config.name, self._pipeline, record.generation or ""
         try:
-            prepared = self._prepared.result()
+            prepared = scanned.result()
             options = Options("ready", install=False, dry_run=True)
             compared = PeerRun(pipeline.config, pipeline.master, peer, pipeline.memory, prepared, options).compare()
-            pause = pipeline.memory.active_pause(name)
         except PeerUnreachable as error:
             return of_error("unreachable", error.message, name), known
         except NgxsyncError as error:
@@ -129,8 +134,7 @@ class Looking:
         held = record.message.what if record.message and record.word in HELD else ""
         changes, accepted = compared.plan.changes, compared.accepted
         found = Content(compared.standing, changes, accepted, compared.journal, held, record.broken)
-        paused = Findings(warnings=(of_pause(name, pause),) if pause else ())
-        return judge_content(name, found) + paused, str((accepted or {}).get("generation", ""))
+        return judge_content(name, found), str((accepted or {}).get("generation", ""))
 
     def _of_facts(self, name: str, asked: Future[Facts]) -> tuple[Findings, dict[str, Facts]]:
         master = self._pipeline.master.name
@@ -160,9 +164,11 @@ def judge_both(name: str, master: Facts, peer: Facts) -> Findings:
     return found + of_checks([*([same] if same else []), *judge_pair.judge_outside(name, master, peer)])
 
 
-def of_pause(peer: str, pause: model.Pause) -> Reason:
+def of_pause(peer: str, pause: model.Pause | None) -> Findings:
     """No automatic run: it stays ready for as long as nothing changes here."""
-    return Reason("paused", f"paused by {pause.who}: {pause.reason}", peer, "ngxsync resume")
+    if pause is None:
+        return Findings()
+    return Findings(warnings=(Reason("paused", f"paused by {pause.who}: {pause.reason}", peer, "ngxsync resume"),))
 
 
 def answer_of(asked: Future[Facts], host: str) -> Facts | Findings:
@@ -195,14 +201,22 @@ def needs_probes(record: PeerRecord) -> bool:
 
 
 def look(
-    pipeline: Pipeline, peers: Collection[Peer], *, probe: bool = False, is_wanted: Callable[[], bool] = lambda: True
+    pipeline: Pipeline,
+    peers: Collection[Peer],
+    *,
+    probe: bool = False,
+    is_equal: bool = False,
+    is_wanted: Callable[[], bool] = lambda: True,
 ) -> list[Looked]:
     """Looks at these peers and remembers it, where that is still wanted then. Raises StateError where this host's memory
     cannot be read."""
     records = {peer.config.name: pipeline.memory.load_peer(peer.config.name) for peer in peers}
     with ThreadPoolExecutor(max_workers=3 * len(records) + 3) as pool:
         looking = Looking(pipeline, pool)
-        asked = {peer.config.name: looking.begin(peer, records[peer.config.name], probe=probe) for peer in peers}
+        asked = {
+            peer.config.name: looking.begin(peer, records[peer.config.name], probe=probe, is_equal=is_equal)
+            for peer in peers
+        }
         seen = {name: result() for name, result in asked.items()}
     return [remember(pipeline, records[name], found, is_wanted) for name, found in seen.items()]
 
@@ -213,7 +227,7 @@ def look_after(pipeline: Pipeline, result: RunResult) -> None:
         reached = [pipeline.peers[peer.name] for peer in result.peers if peer.outcome in REACHED]
         wanting = [peer for peer in reached if needs_probes(pipeline.memory.load_peer(peer.config.name))]
         if wanting:
-            look(pipeline, wanting)
+            look(pipeline, wanting, is_equal=True)
 
 
 def remember(pipeline: Pipeline, record: PeerRecord, seen: Seen, is_wanted: Callable[[], bool]) -> Looked:
