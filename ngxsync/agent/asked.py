@@ -134,6 +134,7 @@ FIELDS: Dict[str, Callable[[Any], bool]] = {
     "delta": _by_path,
     "taken_back": _by_path,
     "id": _text,
+    "rehearse": lambda value: isinstance(value, bool),
     "base": lambda value: value in ("accepted", "none"),
     "projection": _projection,
     "nginx": _nginx,

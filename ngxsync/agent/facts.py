@@ -3,41 +3,42 @@
 About files outside the trees it answers only as far as this host's own nginx configuration names them (DESIGN 4).
 """
 
-import glob
-import hashlib
 import os
 import socket
 import stat
 import subprocess
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional, Tuple
 
-from . import journal, running, unit
+from . import access, certificates, hostnames, journal, leaning, running, surroundings, unit
 from .addresses import own_addresses
 from .answers import Failure
 from .asread import place_of
 from .directives import Directive, NamedFile, named_files, read_all
-from .manifest import tree_of
 from .nginx import NGINX_ERRORS, Nginx, find_nginx
 from .rehearsal import rehearse
+from .running import Read
 from .store import Store
 from .trees import first_line, hello, missing_names
 
 Answer = Dict[str, Any]
 
 REHEARSE_S = 30.0
-NAMED_LIMIT = 2000  # files outside the trees that are told
-HASH_LIMIT = 64 << 20  # bytes of one such file that are read
+NAMED_LIMIT = 2000  # keys and password files that are looked at
 
 
 def facts(request: Answer) -> Answer:
-    """A rehearsal over the live configuration is tried too, in a private view that does not outlive it."""
+    """A rehearsal over the live configuration is tried too, in a private view that does not outlive it; not with `rehearse` false."""
     trees = [tree["path"] for tree in request["projection"]["trees"]]
     store = Store(request["state_dir"])
+    read, why = _read(request["nginx"])
     return {
         "ok": True,
         "hello": hello(request),
-        "nginx": _nginx_facts(request["nginx"], trees),
-        "running": running.state(request["nginx"], place_of(request["state_dir"])),
+        "nginx": {"found": False, "why": why} if read is None else _nginx_facts(read, request),
+        "running": running.state(request["nginx"], place_of(request["state_dir"]), read),
+        "limits": {} if read is None else surroundings.limits(*read),
+        "sysctls": surroundings.sysctls(),
+        "timers": surroundings.timers(),
         "nonlocal_bind": first_line("/proc/sys/net/ipv4/ip_nonlocal_bind"),
         "nonlocal_bind6": first_line("/proc/sys/net/ipv6/ip_nonlocal_bind"),
         "addresses": own_addresses(),
@@ -51,17 +52,25 @@ def facts(request: Answer) -> Answer:
         "lock": store.holder("transaction"),
         "accepted": store.accepted(),
         "missing_users": missing_names(request.get("users", []), request.get("groups", [])),
-        "rehearsal": _try_rehearsal(request["nginx"]),
+        "rehearsal": _try_rehearsal(request["nginx"]) if request.get("rehearse", True) else None,
     }
 
 
-def _nginx_facts(settings: Answer, trees: List[str]) -> Answer:
+def _read(settings: Answer) -> Tuple[Optional[Read], str]:
+    """nginx and its whole configuration, read once for all questions; or why there is none."""
     try:
         nginx = find_nginx(settings)
     except NGINX_ERRORS as error:
-        return {"found": False, "why": str(error)}
-    directives = read_all(nginx.conf, nginx.prefix)
-    named = named_files(directives, os.path.dirname(nginx.conf), nginx.prefix)
+        return None, str(error)
+    return Read(nginx, read_all(nginx.conf, nginx.prefix)), ""
+
+
+def _nginx_facts(read: Read, request: Answer) -> Answer:
+    nginx, directives = read
+    trees = leaning.Trees(request["projection"]["trees"])
+    in_all_s = certificates.IN_ALL_S if request.get("rehearse", True) else certificates.QUICKLY_S
+    conf_dir = os.path.dirname(nginx.conf)
+    named = named_files(directives, conf_dir, nginx.prefix)
     return {
         "found": True,
         "binary": nginx.build.binary,
@@ -75,7 +84,11 @@ def _nginx_facts(settings: Answer, trees: List[str]) -> Answer:
         "conf_exists": os.path.exists(nginx.conf),
         "user": next((list(d.args) for d in directives if d.name == "user" and not d.depth), []),
         "listens": _listens(directives),
-        "outside": _outside(named, trees),
+        "outside": leaning.leant_on(named, trees, access.readers(nginx, directives)),
+        "certificates": certificates.described(certificates.pairs(directives, conf_dir, nginx.prefix), in_all_s),
+        "unresolved": hostnames.unresolved(hostnames.names(directives)),
+        "openssl": surroundings.openssl(nginx.build.text),
+        "modules": surroundings.modules(directives),
         "open_keys": _open_keys(named),
     }
 
@@ -108,25 +121,6 @@ def _address(listen: str) -> str:
     return socket.inet_ntop(family, packed) if any(packed) else ""
 
 
-def _outside(named: List[NamedFile], trees: List[str]) -> List[Answer]:
-    """Each file outside the trees that nginx reads: path, role, what names it, readable here, sha256 or ""."""
-    result: Dict[str, Answer] = {}
-    for item in named:
-        if not (item.is_loaded or item.role == "auth") or item.path.endswith("/"):
-            continue
-        for path in glob.glob(item.path) if any(mark in item.path for mark in "*?[") else [item.path]:
-            if tree_of(path, trees) is None and path not in result and len(result) < NAMED_LIMIT:
-                result[path] = {
-                    "path": path,
-                    "role": item.role,
-                    "file": item.file,
-                    "line": item.line,
-                    "exists": os.path.isfile(path),
-                    "sha256": _sha256(path),
-                }
-    return list(result.values())
-
-
 def _open_keys(named: List[NamedFile]) -> List[str]:
     """The private keys and password files of nginx that every user of this host can read."""
     found = []
@@ -147,17 +141,6 @@ def _holds_key(path: str) -> bool:
             return b"PRIVATE KEY" in stream.read(65536)
     except OSError:
         return False
-
-
-def _sha256(path: str) -> str:
-    """ "" where it cannot be read, is no plain file, or is too large to be read for this."""
-    try:
-        if not os.path.isfile(path) or os.path.getsize(path) > HASH_LIMIT:
-            return ""
-        with open(path, "rb") as stream:
-            return hashlib.sha256(stream.read(HASH_LIMIT)).hexdigest()
-    except OSError:
-        return ""
 
 
 def _try_rehearsal(settings: Answer) -> Answer:

@@ -198,6 +198,6 @@ FIELDS: Dict[str, Callable[[Any, Dict[str, Any]], Any]] = {
 }
 FREE = (
     "protocol full generation want_base users groups written_by first_contact adopt force changes base delta id reload"
-    " wait_for_go manifest kind restores taken_back pull offset"
+    " wait_for_go manifest kind restores taken_back pull offset rehearse"
 )
 FIELDS.update(dict.fromkeys(FREE.split(), _free))

@@ -11,13 +11,15 @@ import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from .asread import AsRead, Reading
-from .directives import loads, named_files, read_all
+from .directives import Directive, loads, named_files, read_all
 from .errorlog import Entry, death_in, entries_since, log_paths
 from .nginx import NGINX_ERRORS, SHUTTING_DOWN, Nginx, Running, find_nginx, find_running, start_time
 from .proof import Child, family, is_worker
 
 Answer = Dict[str, Any]
 Loaded = NamedTuple("Loaded", [("changed", float), ("path", str), ("needs_restart", bool)])
+
+Read = NamedTuple("Read", [("nginx", Nginx), ("directives", List[Directive])])  # a whole configuration
 
 CLOCK_BOOTTIME = 7  # time.CLOCK_BOOTTIME, which Python 3.6 does not name
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -52,25 +54,26 @@ def of_the_only_one() -> Optional[Answer]:
     return {"binary": "auto", "root": found[1], "conf": found[2]} if found is not None else None
 
 
-def state(settings: Optional[Answer], kept_in: str = "") -> Answer:
+def state(settings: Optional[Answer], kept_in: str = "", read: Optional[Read] = None) -> Answer:
     """Whether nginx runs, and whether it has read what is on its disk; times in seconds since 1970.
 
     {state: running, stale, down, unknown; pid; since: its start; loaded: when the oldest worker that serves was born; file,
     changed: the youngest file that it loads, where it is stale; why: the reason where it is unknown, or stale by more than a file;
     needs_restart: no reload mends it;
     start: its command; draining: workers that are shutting down; draining_since: at the latest; binary_replaced; refused: the
-    last [emerg] in its error log since `changed`, without its time}. `kept_in` is asread.place_of this host.
+    last [emerg] in its error log since `changed`, without its time}. `kept_in` is asread.place_of this host;
+    `read` saves finding and reading what the caller has found and read.
     """
     if not settings:
         return dict(NOTHING, state="unknown", why="no run recorded which it is, and not exactly one runs here")
     try:
-        nginx = find_nginx(settings)
+        nginx = read.nginx if read is not None else find_nginx(settings)
     except NGINX_ERRORS as error:
         return dict(NOTHING, state="unknown", why=str(error))
     if nginx.problem:
         return dict(NOTHING, state="unknown", why=nginx.problem)
     if nginx.running is not None:
-        return _of_running(nginx, nginx.running, kept_in)
+        return _of_running(read or Read(nginx, read_all(nginx.conf, nginx.prefix)), nginx.running, kept_in)
     if nginx.single:
         why = "process %d runs without a main process (master_process off)" % nginx.single
         return dict(NOTHING, state="unknown", pid=nginx.single, why=why)
@@ -81,7 +84,8 @@ def start_command(nginx: Nginx, program: str) -> str:
     return " ".join(shlex.quote(word) for word in [program] + nginx.args)
 
 
-def _of_running(nginx: Nginx, running: Running, kept_in: str) -> Answer:
+def _of_running(read: Read, running: Running, kept_in: str) -> Answer:
+    nginx = read.nginx
     logs = log_paths(nginx.conf, nginx)[0]
     children = family(running.pid)
     since = birth(start_time(running.pid))
@@ -104,7 +108,7 @@ def _of_running(nginx: Nginx, running: Running, kept_in: str) -> Answer:
         found["why"] = NO_RELOAD % program
     else:
         reading = Reading(running.pid, running.start, round(loaded - since, 2))
-        newest = unread_file(loaded_files(nginx), since, loaded, AsRead(kept_in, reading))
+        newest = unread_file(loaded_files(read), since, loaded, AsRead(kept_in, reading))
         if newest is None:
             return answer
         is_gone = newest.path and not os.path.lexists(newest.path)
@@ -185,9 +189,9 @@ def replaced_program(running: Running) -> str:
 # the files
 
 
-def loaded_files(nginx: Nginx) -> List[Loaded]:
+def loaded_files(read: Read) -> List[Loaded]:
     """Every file that this configuration has nginx read, with when it was last changed or put in its place."""
-    directives = read_all(nginx.conf, nginx.prefix)
+    nginx, directives = read
     named = named_files(directives, os.path.dirname(nginx.conf), nginx.prefix)
     is_loaded = loads(named)
     modules = {item.path for item in named if item.role == "module"}

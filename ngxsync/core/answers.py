@@ -77,6 +77,24 @@ RUNNING = {
     "binary_replaced": flag,
     "needs_restart": flag,
 }
+# keys of protocol 3
+LEANT_ON = {
+    **dict.fromkeys(("directive", "file", "reader", "blocked", "link_leaves"), text),
+    **dict.fromkeys(("readable", "inside"), flag),
+    **dict.fromkeys(("line", "size"), count),
+}
+CERTIFICATE = {
+    **dict.fromkeys(("certificate", "key", "file", "why"), text),
+    "line": count,
+    "matches": nullable(flag),
+    "not_after": nullable(number),
+    "fingerprint": lambda value: value == "" or digest(value),
+}
+LIMITS = {
+    "nofile": Maybe([lambda value: type(value) is int]),
+    "worker_rlimit_nofile": Maybe(text),
+    "worker_connections": Maybe(text),
+}
 ACCEPTED = {
     "generation": text,
     "id": digest,
@@ -222,6 +240,7 @@ def _facts(asked: Asked) -> Shape:
     room = {"exists": flag, "folder": flag, "real": text, "free": nullable(count), "writable": flag}
     room["free_inodes"] = nullable(count)
     outside = {"path": text, "role": text, "exists": flag, "sha256": text}
+    outside.update({key: Maybe(shape) for key, shape in LEANT_ON.items()})
     nginx = {
         **dict.fromkeys(("binary", "version", "build", "conf", "prefix", "problem"), text),
         "args": [text],
@@ -229,6 +248,10 @@ def _facts(asked: Asked) -> Shape:
         "conf_exists": flag,
         "outside": [outside],
         "open_keys": Maybe([text]),
+        "certificates": Maybe([CERTIFICATE]),
+        "unresolved": Maybe([row(text, text, count)]),
+        "openssl": Maybe(text),
+        "modules": Maybe([text]),
     }
     tried = {"passed": flag, "problems": [PROBLEM]}
     return {
@@ -236,6 +259,9 @@ def _facts(asked: Asked) -> Shape:
         "hello": _hello(asked),
         "nginx": lambda value: _either(value, "found", nginx, {"why": text}),
         "running": Maybe(RUNNING),
+        "limits": Maybe(LIMITS),
+        "sysctls": Maybe(mapping(text, text)),
+        "timers": Maybe([text]),
         "addresses": [text],
         "recovery_result": Maybe(text),
         "trees": dict.fromkeys(_trees(asked), room),
@@ -244,8 +270,15 @@ def _facts(asked: Asked) -> Shape:
         "lock": nullable({"run": Maybe(text)}),
         "accepted": nullable(ACCEPTED),
         "missing_users": [text],
-        "rehearsal": lambda value: _either(value, "possible", tried, {"why": text}),
+        "rehearsal": lambda value: _is_rehearsal(asked, value, tried),
     }
+
+
+def _is_rehearsal(asked: Asked, value: Any, tried: Shape) -> bool:
+    """None where it was not asked for; an older agent tries it all the same."""
+    if value is None:
+        return asked.get("rehearse", True) is False
+    return _either(value, "possible", tried, {"why": text})
 
 
 def _probe(_asked: Asked) -> Shape:
