@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -71,10 +73,15 @@ def ready(config: Path, peers: tuple[str, ...], probe: bool, nagios: bool, as_js
 def verdicts_of(config: Path, peers: tuple[str, ...], *, probe: bool) -> list[Verdict]:
     configuration = read_config(config)
     raise_if_unknown_peers(peers, configuration)
-    with open_assembly(configuration) as assembly:
-        from ngxsync.flow.readiness import look
+    from ngxsync.edges.local import LocalHost
+    from ngxsync.flow.readiness import look, request_of
+    from ngxsync.flow.requests import nginx_settings
 
-        raise_if_unknown(peers, configuration, assembly.peers)
-        chosen = [peer for name, peer in assembly.peers.items() if not peers or name in peers]
-        found = look(assembly.pipeline, chosen, probe=probe)
-        return [Verdict(assembly.master.name, each.name, each.look) for each in found]
+    local = LocalHost(socket.gethostname(), nginx_settings(configuration, None), configuration.state_dir)
+    with ThreadPoolExecutor(max_workers=1) as early:  # what asks here works while ssh is still being imported
+        facts = early.submit(local.call, "facts", request_of(configuration, None))
+        with open_assembly(configuration) as assembly:
+            raise_if_unknown(peers, configuration, assembly.peers)
+            chosen = [peer for name, peer in assembly.peers.items() if not peers or name in peers]
+            found = look(assembly.pipeline, chosen, probe=probe, begun=facts.result)
+            return [Verdict(assembly.master.name, each.name, each.look) for each in found]

@@ -6,7 +6,7 @@ What is asked: both scans (content), the verb facts of both, and the verb probe 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from typing import Any
 
 from ngxsync.agent.manifest import PROTOCOL
 from ngxsync.core import judge_pair, model
-from ngxsync.core.config import PeerConfig
+from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import AgentFailed, Message, NgxsyncError, PeerUnreachable
 from ngxsync.core.excludes import make_projection
 from ngxsync.core.look import Look, Seen, joined, unreachable
@@ -57,32 +57,39 @@ class Looked:
     before: Look | None
 
 
+def request_of(config: Config, peer: PeerConfig | None) -> dict[str, Any]:
+    """What facts and probe are asked with, beside who is asked."""
+    projection = make_projection(config, peer, None, owners=False)
+    return {"projection": projection.as_json(), "rehearse": False, "wait_s": PROBE_S}
+
+
 class Looking:
     """The questions of one look at several peers; those to the master are asked once."""
 
-    def __init__(self, pipeline: Pipeline, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, pipeline: Pipeline, pool: ThreadPoolExecutor, begun: Callable[[], Facts] | None) -> None:
         self._pipeline, self._pool = pipeline, pool
-        self._facts = pool.submit(self._ask_master, "facts", self._common(None))
+        request = request_of(pipeline.config, None)
+        self._facts = pool.submit(self._answer_of_master, begun or (lambda: pipeline.master.ask("facts", request)))
         self._probes: Future[Facts] | None = None
         self._prepared: Future[Prepared] | None = None
-
-    def _common(self, peer: PeerConfig | None) -> dict[str, Any]:
-        projection = make_projection(self._pipeline.config, peer, None, owners=False)
-        return {"projection": projection.as_json(), "rehearse": False, "wait_s": PROBE_S}
 
     def _scan(self) -> Prepared:
         named = self._pipeline.master.named()
         return Prepared("ready", self._pipeline.scan(named, full=False), Validation(True), named)
 
-    def _ask_master(self, verb: str, request: Mapping[str, Any]) -> Facts:
-        answer = self._pipeline.master.ask(verb, request)
+    @staticmethod
+    def _answer_of_master(ask: Callable[[], Facts]) -> Facts:
+        answer = ask()
         if not answer["ok"]:
             raise NgxsyncError(Message(**answer["message"]), code=str(answer["code"]))
         return answer
 
     def master_probes(self) -> Future[Facts]:
         if self._probes is None:
-            self._probes = self._pool.submit(self._ask_master, "probe", self._common(None))
+            request = request_of(self._pipeline.config, None)
+            self._probes = self._pool.submit(
+                self._answer_of_master, lambda: self._pipeline.master.ask("probe", request)
+            )
         return self._probes
 
     def prepared(self) -> Future[Prepared]:
@@ -115,7 +122,7 @@ class Looking:
     def _ask(self, peer: Peer, verb: str, timeout_s: float) -> Facts:
         settings = requests.nginx_settings(self._pipeline.config, peer.config)
         common = {"protocol": PROTOCOL, "state_dir": peer.config.state_dir, "nginx": settings}
-        answer = peer.call(verb, {**common, **self._common(peer.config)}, timeout_s=timeout_s)
+        answer = peer.call(verb, {**common, **request_of(self._pipeline.config, peer.config)}, timeout_s=timeout_s)
         if not answer["ok"]:
             raise AgentFailed(message_of(answer, peer.config), code=str(answer["code"]))
         return answer
@@ -206,13 +213,14 @@ def look(
     *,
     probe: bool = False,
     is_equal: bool = False,
+    begun: Callable[[], Facts] | None = None,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> list[Looked]:
-    """Looks at these peers and remembers it, where that is still wanted then. Raises StateError where this host's memory
-    cannot be read."""
+    """Looks at these peers and remembers it, where that is still wanted then; `begun` waits for the facts of this host, where
+    they were asked for already. Raises StateError where this host's memory cannot be read."""
     records = {peer.config.name: pipeline.memory.load_peer(peer.config.name) for peer in peers}
     with ThreadPoolExecutor(max_workers=3 * len(records) + 3) as pool:
-        looking = Looking(pipeline, pool)
+        looking = Looking(pipeline, pool, begun)
         asked = {
             peer.config.name: looking.begin(peer, records[peer.config.name], probe=probe, is_equal=is_equal)
             for peer in peers
