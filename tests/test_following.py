@@ -38,6 +38,7 @@ from ngxsync.flow.interfaces import Named
 from tests.hosts import Host, wait_until
 from tests.pair import ROOT, Daemon, Pair
 from tests.test_daemon import QUIET, answer, wait_for_answer, write
+from tests.test_running import reload
 
 VHOST = f"{ROOT}/conf/vhosts/shop.conf"
 SHOP = "server {{ listen 80; server_name shop; location / {{ return 200 '{}'; }} }}\n"
@@ -119,7 +120,7 @@ def test_a_soak_ends_by_itself_unless_nginx_complains(pair: Pair) -> None:
         pair.write_config(sync=f"{QUIET}\nsoak = 1h")
         daemon.signal(signal.SIGHUP)
         daemon.wait_for("configuration taken")
-        hangup(pair.web1)
+        reload(pair.web1)
         write(pair.web1, "html/page.html", "new")
         daemon.wait_for(" first (soak = 1h")
         assert " is to run it until " in status(pair)["message"]["what"]

@@ -14,6 +14,7 @@ RELOAD, SOAKED = "reload", "soak"
 TICK_S = 1.0
 # new workers that die at once prove nothing (TRANSACTION, reload and prove), and they come one by one
 LIVE_S = 0.3
+AFTER_A_BUG_S = 60.0
 
 
 class Reloads:
@@ -54,6 +55,7 @@ class Reloads:
                 self.look()
             except Exception:  # noqa: BLE001 - the outermost place of this thread; a bug, and the daemon goes on
                 logger.exception("a bug of ngxsync: looking at nginx ended")
+                self._is_over.wait(AFTER_A_BUG_S)
 
     def _wait_s(self) -> float:
         due = self._due
