@@ -1,7 +1,7 @@
 """How fast (`make bench`): from an edit's last write to served and to proven on the peer, beside other ways, in one run.
 
 Every figure is a median of ROUNDS on a pair of hosts in namespaces on one machine; what counts are the ratios within one run.
-Prints the table and writes it to docs/benchmarks.md.
+Prints the table and writes it to docs/benchmarks.md. With names of PARTS as arguments: those alone, put into that table.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests import bench_meaning
 from tests.hosts import PROJECT, Host
 from tests.pair import BASE_TREE, ROOT, Daemon, Pair, make_pair, write_tree
 
@@ -236,7 +237,7 @@ def measure(pair: Pair, size: int) -> dict[str, float]:
     return {**Bench(pair, size).ngxsync(), **result, **ready}
 
 
-def rows(results: list[dict[str, float]]) -> Iterator[str]:
+def size_rows(results: list[dict[str, float]]) -> Iterator[str]:
     yield "| vhosts | ngxsync: served | ngxsync: proven | (a) crontab rsync | (b) nginx-sync's steps | (c) floor | goal |"
     yield "|---|---|---|---|---|---|---|"
     for r in results:
@@ -249,6 +250,31 @@ def rows(results: list[dict[str, float]]) -> Iterator[str]:
         yield f"| {int(r['size']):,} | {times} | {'; '.join(goals)} |"
 
 
+PARTS = {"meaning": bench_meaning.measure}
+DOCUMENT = PROJECT / "docs" / "benchmarks.md"
+
+
+def row(what: str, measured_s: float, goal: str) -> str:
+    return (
+        f"| {what} | {measured_s * 1000:.0f} ms | {goal}{'' if measured_s <= float(goal.split()[-2]) else ' MISSED'} |"
+    )
+
+
+def with_rows(text: str, rows: list[str]) -> str:
+    """The document with these rows of its last table put anew, or added."""
+    names = {line.split(" | ")[0] for line in rows}
+    return "".join(f"{line}\n" for line in [*(t for t in text.splitlines() if t.split(" | ")[0] not in names), *rows])
+
+
+def part_rows(names: Iterable[str]) -> list[str]:
+    with opened_pair() as pair:
+        found = []
+        for name in names:
+            pair.reset()
+            found += [row(*measured) for measured in PARTS[name](pair)]
+        return found
+
+
 def report(results: list[dict[str, float]], bare: float, helped: float) -> str:
     last = results[-1]
     lines = [
@@ -257,7 +283,7 @@ def report(results: list[dict[str, float]], bare: float, helped: float) -> str:
         f"`make bench`: medians of {ROUNDS}, settle time (200 ms) included, a pair of hosts in namespaces on one machine",
         f"({os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}). Compare within a run only.",
         "",
-        *rows(results),
+        *size_rows(results),
         "",
         "(a) tests nothing and reloads nothing. (b) opens a connection for each step, and proves nothing.",
         "(c) is `nginx -t` on both hosts, SIGHUP until new workers, and one rsync over a kept connection.",
@@ -291,14 +317,20 @@ def opened_pair() -> Iterator[Pair]:
 
 
 def main(arguments: list[str]) -> None:
+    if arguments and arguments[0] in PARTS:
+        rows = part_rows(arguments)
+        print("\n".join(rows))
+        DOCUMENT.write_text(with_rows(DOCUMENT.read_text(), rows))
+        return
     sizes = [int(argument) for argument in arguments] or list(SIZES)
     bare, helped = help_ratio()
     with opened_pair() as pair:
         results = [measure(pair, size) for size in sizes]
     text = report(results, bare, helped)
-    print(text)
     if sizes == list(SIZES):
-        (PROJECT / "docs" / "benchmarks.md").write_text(text)
+        text = with_rows(text, part_rows(PARTS))
+        DOCUMENT.write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -91,30 +91,49 @@ def items_of_text(text: bytes) -> tuple[Item, ...]:
 
 
 def _frozen(found: list[Any]) -> tuple[Item, ...]:
-    return tuple(Item(n, args, line, None if inner is None else _frozen(inner)) for n, args, line, inner in found)
+    return tuple(
+        Item(name, _condition(args) if name == "if" else args, line, None if inner is None else _frozen(inner))
+        for name, args, line, inner in found
+    )
+
+
+def _condition(args: tuple[str, ...]) -> tuple[str, ...]:
+    """Without its parentheses, as crossplane has it."""
+    if not args or args[0][:1] != "(" or args[-1][-1:] != ")":
+        return args
+    words = [args[0][1:].lstrip(), *args[1:]]
+    words[-1] = words[-1][:-1].rstrip()
+    return tuple(words[not words[0] : len(words) - (not words[-1])])
 
 
 def misread(items: Sequence[Item], text: bytes) -> int:
     """The line from which crossplane's items are not what our own lexer finds in the text; 0 where both agree.
 
-    They agree on names, lines, nesting and the number of words; crossplane drops the parentheses of `if`.
+    They agree on names, lines, nesting and the number of words.
     """
-    ours, theirs = list(_outline(items_of_text(text))), list(_outline(items))
-    for own, other in zip(ours, theirs, strict=False):
-        if own != other:
-            return min(own[1], other[1])
-    longer = max(ours, theirs, key=len)
-    return 0 if len(ours) == len(theirs) else longer[min(len(ours), len(theirs))][1]
+    ours, theirs = directives.parse(text, ""), list(_flat(items, 0))
+    for own, (item, depth) in zip(ours, theirs, strict=False):
+        if own.line != item.line or own.depth != depth or not _is_alike(own, item):
+            return min(own.line, item.line)
+    if len(ours) > len(theirs):
+        return ours[len(theirs)].line
+    return theirs[len(ours)][0].line if len(theirs) > len(ours) else 0
 
 
-def _outline(items: Iterable[Item], depth: int = 0) -> Iterator[tuple[str, int, int, int]]:
+def _flat(items: Iterable[Item], depth: int) -> Iterator[tuple[Item, int]]:
     for item in items:
-        name = item.name if "\\" not in item.name else "\\"  # the two keep different escapes
-        if item.name.endswith(LUA):
-            yield name, item.line, depth, -1
-            continue
-        yield name, item.line, depth, -1 if item.name == "if" else len(item.args)
-        yield from _outline(item.block or (), depth + 1)
+        yield item, depth
+        if item.block:
+            yield from _flat(item.block, depth + 1)
+
+
+def _is_alike(own: directives.Directive, item: Item) -> bool:
+    if own.name != item.name:  # the two keep different escapes
+        return "\\" in own.name + item.name
+    if own.name.endswith(LUA):
+        return True
+    args = _condition(own.args) if own.name == "if" else own.args
+    return own.block == (item.block is not None) and len(args) == len(item.args)
 
 
 class Expansion:

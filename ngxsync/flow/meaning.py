@@ -14,7 +14,7 @@ from typing import Protocol
 from ngxsync.agent.manifest import FILE, LINK, Manifest, is_below
 from ngxsync.core.meaning import Finding, about_files, compare_trees
 from ngxsync.core.model import Change, Plan
-from ngxsync.core.nginxtree import Expansion, Node, Parsed
+from ngxsync.core.nginxtree import Expansion, Node, Parsed, items_of_text
 from ngxsync.core.plan import is_quiet
 from ngxsync.flow.contents import Content, is_shown
 
@@ -74,35 +74,37 @@ class _Files:
     def __init__(self, parts: Parts, changed: Mapping[str, Change]) -> None:
         self.parts, self._changed = parts, changed
         self.known: dict[tuple[str, int], tuple[Node, ...]] = {}
-        self._parsed: dict[str, Parsed] = {}
+        self._parsed: dict[tuple[str, bool], Parsed] = {}
         self._outside: dict[str, Parsed | None] = {}
 
     def inside(self, path: str, sha256: str, *, own: bool) -> Parsed | None:
         """A file of the trees; None where its content is still to be fetched."""
-        if sha256 not in self._parsed:
+        key = (sha256, path in self._changed)
+        if key not in self._parsed:
             if not own and path in self._changed:
                 return None
-            self._parsed[sha256] = self._parse(self.parts.disk.read(path))
-        return self._parsed[sha256]
+            self._parsed[key] = self._parse(self.parts.disk.read(path), is_changed=key[1])
+        return self._parsed[key]
 
     def outside(self, path: str) -> Parsed | None:
         if path not in self._outside:
             content = self.parts.disk.read(path)
-            self._outside[path] = None if content is None else self._parse(content)
+            self._outside[path] = None if content is None else self._parse(content, is_changed=False)
         return self._outside[path]
 
     def fetch(self, wanted: Mapping[str, str]) -> None:
         """Path to sha256 of what only the peer has."""
         found = self.parts.fetch(change for path in wanted if is_shown(change := self._changed[path]))
         for path, sha256 in wanted.items():
-            self._parsed[sha256] = self._parse(found.get(path))
+            self._parsed[sha256, True] = self._parse(found.get(path), is_changed=True)
 
-    def _parse(self, content: Content | None) -> Parsed:
+    def _parse(self, content: Content | None, *, is_changed: bool) -> Parsed:
+        """Our own lexer is enough for what is the same on both hosts: only what stands in it, and what it includes, is asked."""
         if content is not None and content.is_secret:
             return Parsed(problem="it is a secret")
         if content is None or content.data is None:
             return Parsed(problem="it is too large, or gone meanwhile")
-        return self.parts.parse(content.data)
+        return self.parts.parse(content.data) if is_changed else Parsed(items_of_text(content.data))
 
 
 class _Side:
