@@ -9,7 +9,8 @@ import pytest
 
 from ngxsync.cli.difference import render_meaning
 from ngxsync.core.meaning import Finding, about_files, compare_trees
-from ngxsync.core.nginxtree import Expansion, Node, Parsed
+from ngxsync.core.nginxtree import Expansion, Node, Parsed, make_node
+from ngxsync.core.said import value_of
 from ngxsync.edges.nginxconf import parse_text
 from tests.realistic import ROOT, files
 
@@ -127,7 +128,8 @@ EDITS = [
     ("upstreams.conf", "    server 127.0.0.1:9102;\n", ""),
     "lost       upstream pool_api > server: 127.0.0.1:9102  [upstreams]",
     ("upstreams.conf", "9001 weight=3 max_fails=2", "9001 max_fails=2 weight=3"),
-    "reordered  upstream pool_main > server: 127.0.0.1:9001 weight=3 max_fails=2 -> 127.0.0.1:9001 max_fails=2 weight=3",
+    "reordered  upstream pool_main > server: 127.0.0.1:9001 weight=3 max_fails=2 -> 127.0.0.1:9001 max_fails=2 weight=3 "
+    "(nginx does not mind)",
     ("maps/hosts.conf", "static.shop.test   pool_static", "static.shop.test   pool_main"),
     "changed    map $host $backend > static.shop.test: pool_static -> pool_main",
     ("vhosts/shop.conf", "Basic VE9QU0VDUkVU", "Basic T1RIRVI="),
@@ -147,3 +149,117 @@ def test_one_edit_is_one_finding(edit: tuple[str, str, str], line: str) -> None:
 def test_what_may_be_a_password_is_not_shown() -> None:
     lines = told(files(), edited("maps/hosts.conf", ("TOPSECRET-1", "TOPSECRET-2")))
     assert lines == [f"{kind}  map $http_x_api_key $api_client > ***: ***" for kind in ("gained   ", "lost     ")]
+
+
+REWRITES = "    set $section front;\n    rewrite ^/old/(.*)$ /new/$1 permanent;\n"
+SWAPPED_REWRITES = "    rewrite ^/old/(.*)$ /new/$1 permanent;\n    set $section front;\n"
+REGEX_KEYS = "    ~^beta\\d+\\.       pool_beta;\n    ~^beta             pool_main;\n"
+SWAPPED_KEYS = "    ~^beta             pool_main;\n    ~^beta\\d+\\.       pool_beta;\n"
+KEY_LINE = "~^beta\\d+\\. pool_beta, ~^beta pool_main -> ~^beta pool_main, ~^beta\\d+\\. pool_beta"
+HASHED = "    server 127.0.0.1:9101;\n    server 127.0.0.1:9102;\n"
+SWAPPED_HASHED = "    server 127.0.0.1:9102;\n    server 127.0.0.1:9101;\n"
+FREE = "    server 127.0.0.1:9002;\n    server 127.0.0.1:9003 backup;\n"
+SWAPPED_FREE = "    server 127.0.0.1:9003 backup;\n    server 127.0.0.1:9002;\n"
+RULES = "        allow 10.0.0.0/8;\n        deny all;\n"
+SWAPPED_RULES = "        deny all;\n        allow 10.0.0.0/8;\n"
+OLD_REWRITE = "rewrite ^/old/(.*)$ /new/$1 permanent"
+ORDERS = [
+    ("vhosts/shop.conf", REWRITES, SWAPPED_REWRITES),
+    f"changed    {SHOP} > order of rewrite directives: set $section front, {OLD_REWRITE} -> {OLD_REWRITE}, set $section front",
+    ("maps/hosts.conf", REGEX_KEYS, SWAPPED_KEYS),
+    f"changed    map $host $backend > order of regex keys: {KEY_LINE}",
+    ("upstreams.conf", HASHED, SWAPPED_HASHED),
+    "changed    upstream pool_api > order of servers of a hash: server 127.0.0.1:9101, server 127.0.0.1:9102 "
+    "-> server 127.0.0.1:9102, server 127.0.0.1:9101  [upstreams]",
+    ("vhosts/shop.conf", RULES, SWAPPED_RULES),
+    f"changed    {SHOP} > location /admin/ > order of allow and deny: allow 10.0.0.0/8, deny all -> deny all, allow 10.0.0.0/8  [access]",
+    ("upstreams.conf", FREE, SWAPPED_FREE),
+    "reordered  upstream pool_main > order of directives: server 127.0.0.1:9002, server 127.0.0.1:9003 backup "
+    "-> server 127.0.0.1:9003 backup, server 127.0.0.1:9002 (nginx does not mind)",
+]
+
+
+@pytest.mark.parametrize(("edit", "line"), list(zip(ORDERS[::2], ORDERS[1::2], strict=True)))
+def test_another_order_is_a_change_where_nginx_minds_it(edit: tuple[str, str, str], line: str) -> None:
+    name, old, new = edit
+    assert told(files(), edited(name, (old, new))) == [line]
+
+
+def test_who_answers_by_default_is_told_said_or_by_its_place() -> None:
+    change = "changed    default server of *:80: server shop.test (listen 80, [::]:80) -> "
+    said = told(files(), edited("vhosts/site5.conf", ("listen 80;", "listen 80 default_server;")))
+    assert said == [
+        f"{change}server site5.test (listen 80)  [listen]",
+        "changed    server site5.test (listen 80) > listen: 80 -> 80 default_server  [listen]",
+    ]
+    first = {**files(), f"{ROOT}/vhosts/a.conf": "server { listen *:80; server_name a.test; }\n"}
+    assert told(files(), first) == [
+        f"{change}server a.test (listen *:80)  [listen]",
+        "gained     server a.test (listen *:80): 2 directives  [listen]",
+    ]
+
+
+def test_servers_with_regex_names_are_read_in_order() -> None:
+    site, regex = f"{ROOT}/vhosts/site%s.conf", "server { listen 81; server_name ~^r%s; }\n"
+    before = {**files(), site % 1: regex % 1, site % 2: regex % 2}
+    after = {**files(), site % 1: regex % 2, site % 2: regex % 1}
+    lines = told(before, after)
+    assert "changed    order of servers with regex names: " in lines[1], lines
+    assert [line.split()[0] for line in lines] == ["changed", "changed", "moved", "moved"]
+
+
+def test_directives_in_a_file_of_their_own_are_moves() -> None:
+    pair = "    ssl_certificate      certs/api.pem;\n    ssl_certificate_key  certs/api.key;\n"
+    after = edited("vhosts/api.conf", (pair, "    include snippets/pair.conf;\n"))
+    assert told(files(), {**after, f"{ROOT}/snippets/pair.conf": pair}) == [
+        f"gained     {API} > include: snippets/pair.conf",
+        f"moved      {API} > ssl_certificate",
+        f"moved      {API} > ssl_certificate_key",
+    ]
+
+
+def test_a_block_that_is_called_otherwise_is_the_same_block() -> None:
+    assert told(files(), edited("vhosts/shop.conf", ("location /admin/", "location ^~ /admin/"))) == [
+        f"changed    {SHOP} > location: /admin/ -> ^~ /admin/  [upstreams, access]"
+    ]
+    assert told(files(), edited("vhosts/site2.conf", ("site2.test *.site2.test", "other.test"))) == [
+        "changed    server other.test (listen 80) > server_name: site2.test *.site2.test -> other.test"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("directive", "shown"),
+    [
+        ('proxy_set_header Authorization "Basic QUJD"', "Authorization ***"),
+        ("proxy_set_header Authorization $http_authorization", "Authorization $http_authorization"),
+        ("proxy_set_header X-Api-Key abc", "X-Api-Key ***"),
+        ("proxy_set_header X-Any 'Bearer abc.def'", '"Bearer ***"'),
+        ("add_header Set-Cookie 'id=abc; Path=/'", "Set-Cookie ***"),
+        ("proxy_pass http://anna:abc@10.0.0.1/x", "http://***@10.0.0.1/x"),
+        ("set $db_password abc", "$db_password ***"),
+        ("secure_link_md5 '$secure_link_expires$uri abc'", "***"),
+        ("secure_link_secret abc", "***"),
+        ("env DB_PASSWORD=abc", "DB_PASSWORD=***"),
+        ("return 301 https://x.test/?a=1&access_token=abc&b=2", "https://x.test/?a=1&access_token=***&b=2"),
+        ("auth_ldap_binddn_passwd abc", "***"),
+        ("server_tokens off", "off"),
+        ("proxy_hide_header Set-Cookie", "Set-Cookie"),
+        ("ssl_certificate_key certs/private.key", "certs/private.key"),
+    ],
+)  # fmt: skip
+def test_what_of_a_directive_is_hidden(directive: str, shown: str) -> None:
+    (item,) = parse_text(f"{directive};".encode()).items
+    value = value_of(make_node(item.name, item.args, "/f", 1, None), ("server", ()))
+    assert value.endswith(shown)
+    assert "abc" not in value
+    assert "QUJD" not in value
+
+
+def test_a_condition_on_a_secret_does_not_show_it() -> None:
+    old, new = ("$http_authorization != 'Basic QUJD'", "$http_authorization != 'Basic REVG'")
+    base = edited("vhosts/api.conf", ('$api_client = ""', old))
+    (line,) = told(base, edited("vhosts/api.conf", (old, new), base=base))
+    assert (
+        line
+        == f"changed    {API} > location /v2/ > if: $http_authorization != *** -> $http_authorization != *** (what differs is not shown)"
+    )

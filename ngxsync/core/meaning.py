@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from ngxsync.core.nginxorder import REGEX_NAMES, Said, default_listens, order_groups
 from ngxsync.core.nginxtree import Node, Parsed
 from ngxsync.core.pairing import Pair, is_server, names_of, pair_up
-from ngxsync.core.said import LISTEN, label, tags_below, tags_of, value_of
+from ngxsync.core.said import LISTEN, label, size_of, tags_below, value_of
 
 GAINED, LOST, CHANGED, MOVED, REORDERED = "gained", "lost", "changed", "moved", "reordered"
 FORMATTING, TEXT = "formatting", "text"
@@ -20,6 +20,7 @@ KINDS = (CHANGED, GAINED, LOST, MOVED, REORDERED, FORMATTING, TEXT)
 Place = tuple[str, int]  # file, line
 Files = tuple[str, str]  # of the blocks around, before and after
 TOP: Said = ("", ())
+UNMINDED = "nginx does not mind"
 SHOWN = 4  # so many of a longer order are named
 
 
@@ -66,10 +67,10 @@ def _compare_blocks(
 ) -> Iterator[Finding]:
     pairs, lost, gained = pair_up(before, after)
     for node in (before[number] for number in lost):
-        value, tags = value_of(node, parent), tags_below(node, parent)
+        value, tags = _whole(node, parent), tags_below(parent, node)
         yield Finding(LOST, label(node, parent), where, value, "", _at(node), None, tags)
     for node in (after[number] for number in gained):
-        value, tags = value_of(node, parent), tags_below(node, parent)
+        value, tags = _whole(node, parent), tags_below(parent, node)
         yield Finding(GAINED, label(node, parent), where, "", value, None, _at(node), tags)
     for one, other in pairs:
         yield from _compare_pair(parent, before[one], after[other], where, around)
@@ -85,14 +86,24 @@ def _compare_pair(parent: Said, old: Node, new: Node, where: tuple[str, ...], ar
     if old.file != new.file and (old.file, new.file) != around:
         yield Finding(MOVED, label(new, parent), where, "", "", _at(old), _at(new))
     if old.args != new.args:
-        kind = REORDERED if old.block is None and old.loose == new.loose else CHANGED
-        before, after = value_of(old, parent), value_of(new, parent)
-        tags = () if kind == REORDERED else tags_of(new, parent)
-        note = "what differs is not shown" if before == after else ""
-        yield Finding(kind, label(new, parent), where, before, after, _at(old), _at(new), tags, note=note)
+        yield _other_arguments(parent, old, new, where)
     if old.block is not None and new.block is not None:
         inside = (*where, label(new, parent))
         yield from _compare_blocks((new.name, new.args), old.block, new.block, inside, (old.file, new.file))
+
+
+def _other_arguments(parent: Said, old: Node, new: Node, where: tuple[str, ...]) -> Finding:
+    before, after = value_of(old, parent), value_of(new, parent)
+    if old.block is None and old.loose == new.loose:
+        return Finding(REORDERED, label(new, parent), where, before, after, _at(old), _at(new), note=UNMINDED)
+    what = label(new, parent) if new.block is None else new.name
+    note = "what differs is not shown" if before == after else ""
+    return Finding(CHANGED, what, where, before, after, _at(old), _at(new), tags_below(parent, old, new), note=note)
+
+
+def _whole(node: Node, parent: Said) -> str:
+    """What a directive says; of a block how much, since its label has the rest."""
+    return value_of(node, parent) if node.block is None else size_of(node.block)
 
 
 def _at(node: Node) -> Place:
@@ -130,9 +141,10 @@ def _order(
         return
     first, last = _bounds(olds, news)
     old, new = [before[one] for one, _ in olds[first:last]], [after[other] for _, other in news[first:last]]
-    tags = tuple(dict.fromkeys(tag for node in new for tag in tags_of(node, parent))) if group else ()
+    tags = tags_below(parent, *new) if group else ()
     kind, what = (CHANGED, f"order of {group}") if group else (REORDERED, "order of directives")
-    yield Finding(kind, what, where, _names(old, parent), _names(new, parent), _at(old[0]), _at(new[0]), tags)
+    names, note = (_names(old, parent), _names(new, parent)), "" if group else UNMINDED
+    yield Finding(kind, what, where, *names, _at(old[0]), _at(new[0]), tags, note=note)
 
 
 def _bounds(olds: Sequence[Pair], news: Sequence[Pair]) -> tuple[int, int]:

@@ -26,13 +26,13 @@ _ACCESS_NAMES = re.compile(
 )
 
 # names of directives, headers, variables and parameters whose value may be a password
-_CONFIDENTIAL = re.compile(
-    r"passw|secret|token|credential|authori[sz]ation|cookie|api[-_]?key|access[-_]?key|private[-_]?key|secure_link_md5",
-    re.I,
-)
+_WORDS = r"passw|secret|token|credential|authori[sz]ation|api[-_]?key|access[-_]?key|private[-_]?key"
+_CONFIDENTIAL = re.compile(rf"{_WORDS}|^(?:set-)?cookie$|^secure_link_md5$", re.I)
 _NO_SECRET = re.compile(r"_path$|_flags$|_domain$|_pass_header$|_hide_header$|_file$|_tokens$")
 _SCHEME = re.compile(r"\b(Basic|Bearer|Digest|Token)\s+[^\s\"';]+", re.I)
 _USERINFO = re.compile(r"(://)[^/@\s]+@")
+_PARAMETER = re.compile(rf"((?:^|[?&;])[\w.-]*(?:{_WORDS})[\w.-]*=)[^&\s]+", re.I)
+_VARIABLE = re.compile(r"\$(?:\w+|\{\w+\})$")  # what it holds is in no file
 
 
 def label(node: Node, parent: Said) -> str:
@@ -58,7 +58,7 @@ def _server_label(server: Node) -> str:
 
 
 def value_of(node: Node, parent: Said) -> str:
-    """A simple directive's arguments on one line, secrets hidden; a block's, and how much is in it."""
+    """A directive's arguments on one line, secrets hidden."""
     if node.name.endswith(LUA):
         return (
             f"{' '.join([*node.args[:-1], 'Lua code'])} of {node.args[-1].count(chr(10)) + 1} lines"
@@ -69,12 +69,14 @@ def value_of(node: Node, parent: Said) -> str:
     if node.name == "if":
         shown = _hidden_if(node.args, shown)
     elif node.block is None and is_confidential(node, parent):
-        shown = [*(shown[:1] if len(shown) > 1 else ()), HIDDEN]
-    text = " ".join(_quoted(arg) for arg in shown)
-    if node.block is not None:
-        number = _count(node.block)
-        return _short(f"{text} {{{number} directive{'' if number == 1 else 's'}}}".strip())
-    return _short(text)
+        start = 1 if len(shown) > 1 else 0
+        shown = [*shown[:start], *(arg if _VARIABLE.match(arg) else HIDDEN for arg in shown[start:])]
+    return _short(" ".join(_quoted(arg) for arg in shown))
+
+
+def size_of(block: Sequence[Node]) -> str:
+    number = _count(block)
+    return f"{number} directive{'' if number == 1 else 's'}"
 
 
 def _count(block: Sequence[Node]) -> int:
@@ -103,11 +105,14 @@ def _hidden_if(args: Sequence[str], shown: Sequence[str]) -> list[str]:
 
 
 def _shown(arg: str) -> str:
-    return _USERINFO.sub(rf"\1{HIDDEN}@", _SCHEME.sub(rf"\1 {HIDDEN}", arg))
+    """An argument without what is a password by how it is written, whoever has it."""
+    shown = _SCHEME.sub(rf"\1 {HIDDEN}", arg)
+    return _PARAMETER.sub(rf"\1{HIDDEN}", _USERINFO.sub(rf"\1{HIDDEN}@", shown))
 
 
 def _quoted(arg: str) -> str:
-    return f'"{arg}"' if not arg or any(char in arg for char in " \t\r\n;{}") else arg
+    quote = "'" if '"' in arg else '"'
+    return f"{quote}{arg}{quote}" if not arg or any(char in arg for char in " \t\r\n;{}") else arg
 
 
 def _short(text: str) -> str:
@@ -132,9 +137,14 @@ def tags_of(node: Node, parent: Said) -> tuple[str, ...]:
     return tuple(found)
 
 
-def tags_below(node: Node, parent: Said) -> tuple[str, ...]:
-    """With those of all that is in it."""
-    found = set(tags_of(node, parent))
-    for child in node.block or ():
-        found.update(tags_below(child, (node.name, node.args)))
+def tags_below(parent: Said, *nodes: Node) -> tuple[str, ...]:
+    """Of all these, with those of all that is in them."""
+    found = _below(parent, nodes)
     return tuple(tag for tag in TAGS if tag in found)
+
+
+def _below(parent: Said, nodes: Sequence[Node]) -> set[str]:
+    found: set[str] = set()
+    for node in nodes:
+        found.update(tags_of(node, parent), _below((node.name, node.args), node.block or ()))
+    return found
