@@ -170,3 +170,17 @@ def test_what_an_unreadable_file_includes_is_compared_all_the_same() -> None:
 
 def test_an_edit_that_nginx_does_not_read_means_nothing() -> None:
     assert Hosts(BASE, {**BASE, f"{TREE}/sites-available/b": "rubbish {"}).meaning() == []
+
+
+def test_a_peer_cannot_keep_this_host_busy_with_its_configuration() -> None:
+    deep = {**BASE, f"{TREE}/sites-available/a": "a {" * 5_000 + "}" * 5_000}
+    assert Hosts(BASE, deep).meaning() == [
+        f"text {TREE}/sites-available/a sites-available/a:1 -> sites-available/a:1 (line 1 stands in more than 100 blocks)"
+    ]
+    doubled = {f"{TREE}/d/{n}": f"include d/{n + 1}; include d/{n + 1};\n" for n in range(60)}
+    chained = {f"{TREE}/d/{n}": f"include d/{n + 1};\n" for n in range(2_000)}
+    for more in (doubled, chained):
+        theirs = {**BASE, **more, f"{TREE}/d/{len(more)}": "gzip on;\n", f"{TREE}/sites-available/a": "include d/0;\n"}
+        hosts = Hosts(BASE, theirs)
+        assert hosts.meaning() == [f"text {MAIN} nginx.conf:1 -> nginx.conf:1 (its includes go on and on)"]
+        assert len(hosts.fetched) < 110

@@ -89,6 +89,9 @@ def diff(
         return report.exit
 
 
+NOTHING: dict[str, Any] = {"stat": {"kinds": {}, "causes": {}}, "meaning": []}  # of a peer that could not be asked
+
+
 @dataclass(frozen=True)
 class Show:
     text: bool
@@ -142,7 +145,7 @@ class Report:
         run = RunResult("", "diff", exit=self.exit, outcome=worst.outcome, code=worst.code, peers=tuple(results))
         value = json_run("diff", run)
         for peer, told in zip(self._peers, value["peers"], strict=True):
-            told.update(peer.found.json() if peer.found is not None else {"stat": {}, "meaning": []})
+            told.update(peer.found.json() if peer.found is not None else NOTHING)
         return value
 
     def print(self, *, with_pager: bool) -> None:

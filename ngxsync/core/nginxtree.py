@@ -15,6 +15,12 @@ from ngxsync.agent import directives
 from ngxsync.core.nginxorder import order_groups, ordered_arguments
 
 LUA = "_by_lua_block"  # its one argument is code
+DEEPEST = 100  # blocks in blocks, and files that include files
+MOST = 500_000  # directives in one block, those that come by an include counted each time
+
+
+class TooLarge(Exception):
+    """No configuration that nginx would be given: includes that go on and on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +83,13 @@ def items_from(parsed: Sequence[Mapping[str, Any]]) -> tuple[Item, ...]:
     )
 
 
-def items_of_text(text: bytes) -> tuple[Item, ...]:
-    """The same from our own lexer, which changes no byte and knows no arguments of Lua blocks."""
+def items_of(said: Iterable[directives.Directive]) -> tuple[Item, ...]:
+    """The same from our own lexer, which changes no byte and knows no arguments of Lua blocks. What is nested too deep is left out."""
     top: list[Any] = []
     open_blocks = [top]
-    for found in directives.parse(text, ""):
+    for found in said:
+        if found.depth > DEEPEST:
+            continue
         del open_blocks[found.depth + 1 :]
         inner: list[Any] | None = [] if found.block else None
         open_blocks[-1].append((found.name, found.args, found.line, inner))
@@ -106,12 +114,12 @@ def _condition(args: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(words[not words[0] : len(words) - (not words[-1])])
 
 
-def misread(items: Sequence[Item], text: bytes) -> int:
-    """The line from which crossplane's items are not what our own lexer finds in the text; 0 where both agree.
+def misread(items: Sequence[Item], ours: Sequence[directives.Directive]) -> int:
+    """The line from which crossplane's items are not what our own lexer found; 0 where both agree.
 
     They agree on names, lines, nesting and the number of words.
     """
-    ours, theirs = directives.parse(text, ""), list(_flat(items, 0))
+    theirs = list(_flat(items, 0))
     for own, (item, depth) in zip(ours, theirs, strict=False):
         if own.line != item.line or own.depth != depth or not _is_alike(own, item):
             return min(own.line, item.line)
@@ -137,7 +145,10 @@ def _is_alike(own: directives.Directive, item: Item) -> bool:
 
 
 class Expansion:
-    """Includes put in place, for one host. `known` is shared by all: files without includes are the same nodes everywhere."""
+    """Includes put in place, for one host. Raises TooLarge.
+
+    `known` is shared by all: files without includes are the same nodes everywhere.
+    """
 
     def __init__(self, conf: str, source: Source, known: dict[tuple[str, int], tuple[Node, ...]]) -> None:
         self._folder = posixpath.dirname(conf)
@@ -150,6 +161,8 @@ class Expansion:
         found = self._source.parsed(path)
         if found is None or found[0] in around:  # a circle: nginx refuses it
             return ()
+        if len(around) > DEEPEST:
+            raise TooLarge
         real, parsed = found
         self.files[real] = parsed
         key = (real, id(parsed))
@@ -172,6 +185,8 @@ class Expansion:
             if item.name == "include" and len(item.args) == 1:
                 for path in self._included(item.args[0], is_geo):
                     result += self._file(path, is_geo, around)
+                    if len(result) > MOST:
+                        raise TooLarge
         return tuple(result)
 
     def _included(self, pattern: str, is_geo: bool) -> Iterable[str]:

@@ -27,7 +27,7 @@ from crossplane import analyzer
 from ngxsync.agent import directives
 from ngxsync.agent.directives import Directive, NamedFile
 from ngxsync.core.model import Problem
-from ngxsync.core.nginxtree import Parsed, items_from, items_of_text, misread
+from ngxsync.core.nginxtree import DEEPEST, Item, Parsed, items_from, items_of, misread
 
 # nginx takes `include` anywhere; newer releases take the others in places that crossplane does not know
 _HTTP_IF = analyzer.NGX_HTTP_SIF_CONF | analyzer.NGX_HTTP_LIF_CONF | analyzer.NGX_HTTP_LMT_CONF
@@ -214,19 +214,23 @@ def _stamp(file: str) -> tuple[str, float]:
 
 def parse_text(text: bytes) -> Parsed:
     """One file for a comparison by meaning, from crossplane; with a problem where it cannot read it, or would change it."""
+    ours = directives.parse(text, "")
+    parsed: tuple[Item, ...] = ()
     try:
-        problem = _unfit(text)
+        problem = _unfit(text, ours)
         parsed = () if problem else items_from(_payload_of(text))
     except (OSError, RecursionError) as error:
         problem = _reason(error)
     except ValueError as error:
         problem = str(error)
-    if not problem and (line := misread(parsed, text)):
+    if not problem and (line := misread(parsed, ours)):
         problem = f"line {line} is not what crossplane takes it for"
-    return Parsed(items_of_text(text), problem) if problem else Parsed(parsed)
+    return Parsed(items_of(ours), problem) if problem else Parsed(parsed)
 
 
-def _unfit(text: bytes) -> str:
+def _unfit(text: bytes, ours: Iterable[Directive]) -> str:
+    if deep := next((item.line for item in ours if item.depth > DEEPEST), 0):
+        return f"line {deep} stands in more than {DEEPEST} blocks"
     try:
         text.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from ngxsync.agent import directives
 from ngxsync.agent.manifest import FILE, LINK, Manifest, is_below
-from ngxsync.core.meaning import Finding, about_files, compare_trees
+from ngxsync.core.meaning import TEXT, Finding, about_files, compare_trees
 from ngxsync.core.model import Change, Plan
-from ngxsync.core.nginxtree import Expansion, Node, Parsed, items_of_text
+from ngxsync.core.nginxtree import Expansion, Node, Parsed, TooLarge, items_of
 from ngxsync.core.plan import is_quiet
 from ngxsync.flow.contents import Content, is_shown
 
@@ -48,6 +49,14 @@ class Parts:
 
 def find_meaning(parts: Parts, master: Manifest, peer: Manifest, plan: Plan) -> list[Finding]:
     """What the plan would change of the peer's nginx configuration. Raises NgxsyncError where the peer cannot be asked."""
+    try:
+        return _find(parts, master, peer, plan)
+    except (TooLarge, RecursionError):
+        place = (parts.conf, 1)
+        return [Finding(TEXT, parts.conf, before_at=place, after_at=place, note="its includes go on and on")]
+
+
+def _find(parts: Parts, master: Manifest, peer: Manifest, plan: Plan) -> list[Finding]:
     changed = {change.path: change for change in plan.changes if not is_quiet(change)}
     files = _Files(parts, changed)
     own = _Side(files, master, own=True)
@@ -104,7 +113,7 @@ class _Files:
             return Parsed(problem="it is a secret")
         if content is None or content.data is None:
             return Parsed(problem="it is too large, or gone meanwhile")
-        return self.parts.parse(content.data) if is_changed else Parsed(items_of_text(content.data))
+        return self.parts.parse(content.data) if is_changed else Parsed(items_of(directives.parse(content.data, "")))
 
 
 class _Side:
