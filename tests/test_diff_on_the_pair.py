@@ -64,7 +64,7 @@ def test_what_edits_on_both_hosts_mean(pair: Pair) -> None:
     assert "T1RI" not in text
     assert "\ndiff --git " not in text
     limited = pair.ngxsync("diff", "--stat", f"{ROOT}/conf/maps").stdout
-    formatting = "formatting  only comments, white space or quotes"
+    formatting = "formatting only comments, white space or quotes"
     place = f"{ROOT}/conf/maps/hosts.conf:1"
     assert limited.splitlines()[2:] == [
         "what it means for nginx on web2:",

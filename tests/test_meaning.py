@@ -89,7 +89,7 @@ def test_comments_and_white_space_are_said_to_be_only_that() -> None:
         ("    root  html/shop;\n", "\n# where it lies\n    root\n        'html/shop';   # here\n"),
         ("error_page 404 /404.html;", "error_page\t404   /404.html ;"),
     )
-    assert told(files(), after) == ["formatting  only comments, white space or quotes"]
+    assert told(files(), after) == ["formatting only comments, white space or quotes"]
 
 
 def test_a_server_in_another_file_is_one_move() -> None:

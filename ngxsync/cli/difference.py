@@ -90,7 +90,7 @@ def for_terminal(text: str, *, colours: bool) -> Iterator[str]:
 
 def render_meaning(findings: Iterable[Finding], master: str, peer: str) -> list[str]:
     """A line for each finding, with its risks, and its place on each host."""
-    return [f"  {f.kind:<9}  {escaped(_said(f))}{_tags(f)}{_places(f, master, peer)}" for f in findings]
+    return [f"  {f.kind:<10} {escaped(_said(f))}{_tags(f)}{_places(f, master, peer)}" for f in findings]
 
 
 def _said(finding: Finding) -> str:
