@@ -184,13 +184,19 @@ LEVELS = ("error", "emerg", "alert", "notice")
 @given(
     steps=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(LEVELS)), max_size=30),
     ago=st.integers(0, 40),
+    length=st.none() | st.integers(0, 10),
     block=st.integers(20, 200),
     cut=st.integers(0, 30),
 )
 def test_entries_since_finds_what_a_whole_reading_finds(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, str]], ago: int, block: int, cut: int
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[tuple[int, str]],
+    ago: int,
+    length: int | None,
+    block: int,
+    cut: int,
 ) -> None:
-    """However long the blocks are that are read from the end, and wherever the log was rotated."""
+    """However long the blocks are that are read, wherever the log was rotated, and whether it is read to its end."""
     folder, start = tmp_path_factory.mktemp("log"), 1_790_000_000
     lines, at = [], start
     for number, (later, level) in enumerate(steps):
@@ -200,10 +206,12 @@ def test_entries_since_finds_what_a_whole_reading_finds(
     write_log(folder / "error.log.1", texts[:cut], lines[:cut][-1][0] if lines[:cut] else start)
     write_log(folder / "error.log", texts[cut:], at)
     since = start + ago + 0.5
-    wanted = [text for at, level, text in lines if level in ("emerg", "alert") and at >= int(since)]
+    until = None if length is None else since + length
+    serious = [(at, text) for at, level, text in lines if level in ("emerg", "alert")]
+    wanted = [text for at, text in serious if int(since) <= at and (until is None or at <= until)]
     before, errorlog.BLOCK = errorlog.BLOCK, block
     try:
-        found = errorlog.entries_since([str(folder / "error.log")], since, ("emerg", "alert"))
+        found = errorlog.entries_since([str(folder / "error.log")], since, ("emerg", "alert"), until)
     finally:
         errorlog.BLOCK = before
     assert [entry.text for entry in found] == wanted

@@ -5,7 +5,7 @@ import os
 import re
 import stat
 import time
-from typing import Iterable, List, Match, NamedTuple, Optional, Set, Tuple
+from typing import BinaryIO, Iterable, Iterator, List, Match, NamedTuple, Optional, Set, Tuple
 
 from .directives import open_file
 from .nginx import Nginx, main_directives, value_of
@@ -15,6 +15,8 @@ LogMark = NamedTuple("LogMark", [("path", str), ("inode", int), ("offset", int)]
 Entry = NamedTuple("Entry", [("at", float), ("level", str), ("pid", int), ("text", str), ("path", str)])
 READ_LIMIT = 64 << 20  # bytes of one log: a debug log grows faster than anybody reads it
 BLOCK = 64 << 10
+LONGEST_LINE = 1 << 20
+DISORDER_S = 2.0  # several processes write to one log
 
 _TOLD = re.compile(rb"\[(?:emerg|alert)\]| exited ")
 _LINE = re.compile(r"^\S+ \S+ \[(\w+)\] (\d+)#\d+: (.*)")
@@ -108,16 +110,22 @@ def death_in(text: str) -> bool:
 # by time, for who did not see where the log ended then
 
 
-def entries_since(paths: Iterable[str], since: float, levels: Iterable[str]) -> List[Entry]:
-    """What was logged at these levels since the second of a moment, in order, also to what was rotated meanwhile.
+def entries_since(
+    paths: Iterable[str], since: float, levels: Iterable[str], until: Optional[float] = None
+) -> List[Entry]:
+    """What was logged at these levels from the second of a moment on, up to that of another, in order, also to what was rotated meanwhile.
 
     The log's times are local ones, of nginx; they are read as this process would write them.
     """
     found: List[Entry] = []
+    marks = [b"[%s] " % level.encode() for level in levels]
     for path in sorted(set(paths)):
         for file in _with_rotated(path, since):
             try:
-                found += _entries_of(file, int(since), {level.encode() for level in levels})
+                with open_file(file) as stream:
+                    found += [
+                        entry for entry in _entries_of(stream, file, since, until, marks) if entry.at >= int(since)
+                    ]
             except OSError:
                 continue
     return sorted(found, key=lambda entry: entry.at)
@@ -136,24 +144,46 @@ def _with_rotated(path: str, since: float) -> List[str]:
     return [file for _, file in sorted(aged)]
 
 
-def _entries_of(path: str, since: int, levels: Set[bytes]) -> List[Entry]:
-    with open_file(path) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        length = BLOCK
-        while True:  # backwards, until something older is seen
-            stream.seek(max(0, size - length))
-            text = stream.read(length)
-            first = _ENTRY.search(text)
-            if length >= min(size, READ_LIMIT) or (first and (_moment(first) or 0) < since):
-                break
-            length *= 8
-    found = []
-    for match in _ENTRY.finditer(text):
-        at = _moment(match) if match.group(7) in levels else None
-        if at is not None and at >= since:
-            words = match.group(9).decode("utf-8", "replace")
-            found.append(Entry(at, match.group(7).decode(), int(match.group(8)), words, path))
-    return found
+def _entries_of(
+    stream: BinaryIO, path: str, since: float, until: Optional[float], marks: List[bytes]
+) -> Iterator[Entry]:
+    """A log of months is not read for one minute of it: it is entered near `since`, and left after `until`."""
+    size = os.fstat(stream.fileno()).st_size
+    start = _offset_of(stream, size, since - DISORDER_S)
+    stream.seek(start if until is not None else max(start, size - READ_LIMIT))
+    rest = b""
+    while True:
+        block = stream.read(BLOCK)
+        whole, newline, rest = (rest + block).rpartition(b"\n") if block else (rest, b"", b"")
+        if until is not None:
+            first = _ENTRY.search(whole)
+            at = _moment(first) if first else None
+            if at is not None and at > until + DISORDER_S:
+                return
+        if any(mark in whole for mark in marks):
+            for match in _ENTRY.finditer(whole):
+                at = _moment(match) if b"[%s] " % match.group(7) in marks else None
+                if at is not None and (until is None or at <= until):
+                    words = match.group(9).decode("utf-8", "replace")
+                    yield Entry(at, match.group(7).decode(), int(match.group(8)), words, path)
+        rest = rest if len(rest) < LONGEST_LINE else b""
+        if not block:
+            return
+
+
+def _offset_of(stream: BinaryIO, size: int, moment: float) -> int:
+    """An offset before which all is older."""
+    low, high = 0, size
+    while high - low > BLOCK:
+        middle = (low + high) // 2
+        stream.seek(middle)
+        first = _ENTRY.search(stream.read(BLOCK))
+        at = _moment(first) if first else None
+        if at is not None and at < moment:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def _moment(match: Match[bytes]) -> Optional[float]:

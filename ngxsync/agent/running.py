@@ -139,11 +139,12 @@ def loaded_at(pid: int, children: Dict[Child, bytes], logs: List[str]) -> Tuple[
     if not serving:
         return since, True
     oldest = min(serving)
-    told = [entry for entry in entries_since(logs, oldest - RESPAWN_S, ("alert",)) if entry.pid == pid]
+    near = entries_since(logs, oldest - 1 - RESPAWN_S, ("alert",), max(serving))
+    told = [entry for entry in near if entry.pid == pid]
     deaths = [entry.at for entry in told if death_in(entry.text)]
     if len([at for at in deaths if any(_is_born_of(born, at) for born in serving)]) < len(serving):
         return oldest, True
-    told = [entry for entry in entries_since(logs, since, ("notice",)) if entry.pid == pid]
+    told = [entry for entry in entries_since(logs, since, ("notice",), oldest) if entry.pid == pid]
     reloads = [entry.at for entry in told if entry.text == "reconfiguring" and entry.at <= oldest]
     return max(reloads, default=since), bool(reloads)
 

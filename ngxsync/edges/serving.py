@@ -99,7 +99,7 @@ class RunningNginx:
         if nginx is None or nginx.running is None:
             return ""
         pids = running.serving_pids(nginx.running.pid)
-        entries = errorlog.entries_since({*self._logs(nginx), *logs}, serving.loaded, SERIOUS)
+        entries = errorlog.entries_since({*self._logs(nginx), *logs}, serving.loaded, SERIOUS, until)
         found = next((entry for entry in entries if entry.pid in pids and entry.at < until), None)
         return f"{found.path}: [{found.level}] {found.text}"[:LONGEST_LINE] if found else ""
 
