@@ -199,13 +199,34 @@ def test_who_answers_by_default_is_told_said_or_by_its_place() -> None:
     ]
 
 
-def test_servers_with_regex_names_are_read_in_order() -> None:
-    site, regex = f"{ROOT}/vhosts/site%s.conf", "server { listen 81; server_name ~^r%s; }\n"
-    before = {**files(), site % 1: regex % 1, site % 2: regex % 2}
-    after = {**files(), site % 1: regex % 2, site % 2: regex % 1}
-    lines = told(before, after)
-    assert "changed    order of servers with regex names: " in lines[1], lines
-    assert [line.split()[0] for line in lines] == ["changed", "changed", "moved", "moved"]
+def test_servers_that_are_tried_in_order() -> None:
+    """Regex names, and a name that two have on one port: the first is taken."""
+    for one, other in (("~^r1", "~^r2"), ("www.x.test", "www.x.test")):
+        site, text = f"{ROOT}/vhosts/site%s.conf", "server { listen 81; server_name %s; return 20%d; }\n"
+        before = {**files(), site % 1: text % (one, 1), site % 2: text % (other, 2)}
+        after = {**before, site % 1: before[site % 2], site % 2: before[site % 1]}
+        lines = told(before, after)
+        (line,) = (line for line in lines if "order of servers with regex or equal names: " in line)
+        assert line.startswith("changed")
+
+
+def test_servers_elsewhere_are_reordered_alone() -> None:
+    """But for who is the default."""
+    one, other = "server { listen 81; server_name a.test; }", "server { listen 82; server_name b.test; }"
+    place = f"{ROOT}/vhosts/site1.conf"
+    before, after = {**files(), place: f"{one}\n{other}\n"}, {**files(), place: f"{other}\n{one}\n"}
+    names = (
+        "server a.test (listen 81), server b.test (listen 82)",
+        "server b.test (listen 82), server a.test (listen 81)",
+    )
+    assert told(before, after) == [f"reordered  order of directives: {' -> '.join(names)} (nginx does not mind)"]
+    same = [{path: text.replace("listen 82", "listen 81") for path, text in side.items()} for side in (before, after)]
+    lines = told(*same)
+    assert [line.split("(")[-1].split(")")[0] for line in lines] == [
+        "listen 81",
+        "nginx minds who is the default, not the rest",
+    ]
+    assert lines[0].startswith("changed    default server of *:81: server a.test")
 
 
 def test_directives_in_a_file_of_their_own_are_moves() -> None:

@@ -66,6 +66,8 @@ class _Pager:
 
     def write(self, text: str) -> None:
         """Raises Left where the person has seen enough."""
+        if not text:
+            return
         if self._process is None:
             sys.stdout.flush()
             environment = {"LESS": LESS, **os.environ}

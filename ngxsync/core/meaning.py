@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ngxsync.core.nginxorder import REGEX_NAMES, Said, default_listens, order_groups
+from ngxsync.core.nginxorder import TRIED, Said, address_of, default_listens, order_groups
 from ngxsync.core.nginxtree import Node, Parsed
-from ngxsync.core.pairing import Pair, is_server, names_of, pair_up
+from ngxsync.core.pairing import Pair, is_server, listens_of, names_of, pair_up
 from ngxsync.core.said import LISTEN, label, size_of, tags_below, value_of
 
 GAINED, LOST, CHANGED, MOVED, REORDERED = "gained", "lost", "changed", "moved", "reordered"
@@ -20,7 +20,7 @@ KINDS = (CHANGED, GAINED, LOST, MOVED, REORDERED, FORMATTING, TEXT)
 Place = tuple[str, int]  # file, line
 Files = tuple[str, str]  # of the blocks around, before and after
 TOP: Said = ("", ())
-UNMINDED = "nginx does not mind"
+UNMINDED, ONLY_DEFAULT = "nginx does not mind", "nginx minds who is the default, not the rest"
 SHOWN = 4  # so many of a longer order are named
 
 
@@ -74,10 +74,11 @@ def _compare_blocks(
         yield Finding(GAINED, label(node, parent), where, "", value, None, _at(node), tags)
     for one, other in pairs:
         yield from _compare_pair(parent, before[one], after[other], where, around)
+    defaults = list(_default_servers(before, after, set(pairs), where)) if parent[0] == "http" else []
+    yield from defaults
     for group, sequence in _sequences(parent, before, after, pairs).items():
-        yield from _order(parent, group, sequence, before, after, where)
-    if parent[0] == "http":
-        yield from _default_servers(before, after, set(pairs), where)
+        for finding in _order(parent, group, sequence, before, after, where):
+            yield replace(finding, note=ONLY_DEFAULT) if defaults and finding.note else finding
 
 
 def _compare_pair(parent: Said, old: Node, new: Node, where: tuple[str, ...], around: Files) -> Iterator[Finding]:
@@ -117,7 +118,7 @@ def _sequences(
     old_groups, new_groups = _groups(parent, before), _groups(parent, after)
     found: dict[str, list[Pair]] = {}
     for one, other in pairs:
-        group = old_groups[one] or new_groups[other]
+        group = max(old_groups[one], new_groups[other])  # the same from both sides
         if group or before[one].file == after[other].file:  # what moved elsewhere is told as moved
             found.setdefault(group, []).append((one, other))
     return found
@@ -125,11 +126,21 @@ def _sequences(
 
 def _groups(parent: Said, nodes: Sequence[Node]) -> list[str]:
     groups = order_groups(parent[0], [(node.name, node.args) for node in nodes])
-    return [group or (REGEX_NAMES if _has_regex_name(node) else "") for node, group in zip(nodes, groups, strict=True)]
+    if parent[0] not in ("http", "stream"):
+        return groups
+    in_order = _read_in_order([node for node in nodes if is_server(node)])
+    return [TRIED if id(node) in in_order else group for node, group in zip(nodes, groups, strict=True)]
 
 
-def _has_regex_name(node: Node) -> bool:
-    return is_server(node) and any(name.startswith("~") for name in names_of(node))
+def _read_in_order(servers: Sequence[Node]) -> set[int]:
+    """Of servers with regex names, and of those with the same name on the same port, the first is taken."""
+    holders: dict[tuple[str, str], set[int]] = {}
+    for server in servers:
+        for address in {address_of(listen) for listen in listens_of(server)} or {"*:80"}:
+            for name in names_of(server):
+                holders.setdefault((address, name), set()).add(id(server))
+    shared = [held for (_, name), held in holders.items() if len(held) > 1 or name.startswith("~")]
+    return set().union(*shared)
 
 
 def _order(

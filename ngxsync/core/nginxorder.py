@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 Said = tuple[str, tuple[str, ...]]  # name and arguments
 
 REGEX_LOCATIONS, REWRITE, ACCESS = "regex locations", "rewrite directives", "allow and deny"
-REGEX_NAMES, REGEX_KEYS, SHARES = "servers with regex names", "regex keys", "shares"
+TRIED, REGEX_KEYS, SHARES = "servers with regex or equal names", "regex keys", "shares"
 HASHED = "servers of a hash"
 
 _REWRITE = frozenset(["rewrite", "set", "if", "return", "break"])
