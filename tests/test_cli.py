@@ -482,7 +482,7 @@ def test_batches_are_neither_large_nor_many() -> None:
     groups = list(batches(changes))
     assert [c for group in groups for c in group] == changes
     assert max(sum(c.before.size for c in group if c.before) for group in groups) <= BATCH_BYTES
-    assert [len(group) for group in batches([change(None, entry())] * 450)] == [200, 200, 50]
+    assert [len(group) for group in batches([change(None, entry())] * 2050)] == [1000, 1000, 50]
 
 
 def test_a_terminal_gets_colours_and_no_escapes_of_others() -> None:

@@ -554,11 +554,11 @@ def test_a_time_of_change_alone_differs(pair: Pair) -> None:
 
 
 def test_many_files_come_in_batches(pair: Pair) -> None:
-    write_tree(pair.web2, ROOT, {f"html/many/{number}.html": f"{number}\n" for number in range(450)})
+    write_tree(pair.web2, ROOT, {f"html/many/{number}.html": f"{number}\n" for number in range(1_050)})
     done = pair.ngxsync("diff")
     assert done.returncode == 1
-    assert done.stdout.count("\ndiff --git ") == 450
-    assert all(f"\n-{number}\n" in done.stdout for number in range(450))
+    assert done.stdout.count("\ndiff --git ") == 1_050
+    assert all(f"\n-{number}\n" in done.stdout for number in range(1_050))
 
 
 # status and history after real runs

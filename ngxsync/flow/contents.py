@@ -17,7 +17,7 @@ from ngxsync.flow.interfaces import Peer
 
 SHOW_S = 60.0
 BATCH_BYTES = 4 * LARGEST_TEXT
-BATCH_PATHS = 200
+BATCH_PATHS = 1000  # each call has the peer read its whole configuration, for which files are secrets
 
 
 @dataclass(frozen=True)
