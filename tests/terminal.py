@@ -42,6 +42,9 @@ class Terminal:
         """What Ctrl-C sends."""
         self._pair.master.signal_to(self.process, signal.SIGINT)
 
+    def shown_so_far(self) -> str:
+        return self._read()
+
     def wait_for(self, text: str, timeout_s: float = 20.0) -> None:
         """Until the terminal has shown this text."""
         end = time.monotonic() + timeout_s

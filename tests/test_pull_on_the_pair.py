@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from tests.door import gate_log
 from tests.faults import kill, reboot, taken_port
 from tests.hosts import PROJECT, Host, wait_until
+from tests.liar import liar
 from tests.moments import strace_argv, wait_until_stopped
 from tests.pair import ROOT, Pair, manifest_of, write_tree
 from tests.resident import (
@@ -311,6 +313,42 @@ def test_what_is_pulled_while_a_run_waits_is_no_drift_to_it(grown: Resident) -> 
     run = grown.answer()
     assert (run.exit, run.changes, manifest_of(pair.web2)) == (0, {}, theirs), run
     assert are_equal(pair)
+
+
+def test_what_is_edited_there_after_the_question_is_asked_again(grown: Resident) -> None:
+    pair = grown.pair
+    before = manifest_of(pair.web1)
+    edit(pair.web2, "conf/site.key", KEY)
+    edit(pair.web2, "html/index.html", "edited there\n")
+    with Terminal(pair, "pull") as terminal:
+        terminal.wait_for("[y/N]")
+        edit(pair.web2, "html/index.html", "edited again\n")
+        terminal.type("y\n")
+        wait_until(lambda: terminal.shown_so_far().count("[y/N]") == 2, "it asks again")
+        terminal.type("n\n")
+        assert terminal.end() == 8, terminal.shown
+    left = [path for path in pair.web1.path(f"{ROOT}/.ngxsync").rglob("*") if not path.is_dir()]
+    assert (manifest_of(pair.web1), left) == (before, []), "nor the key that came before"
+    assert pull(pair).exit == 0
+    assert pair.web1.path(f"{ROOT}/html/index.html").read_text() == "edited again\n"
+
+
+def test_a_peer_that_lies_gives_nothing_but_what_it_scanned(grown: Resident) -> None:
+    pair = grown.pair
+    before = manifest_of(pair.web1)
+    page, program = f"{ROOT}/html/index.html", f"{ROOT}/sbin/nginx"
+    edit(pair.web2, "html/index.html", "edited there\n")
+    with liar(pair.web2) as lying:
+        # excluded: no sync of ours ever looked at it
+        lying.lies("scan", (["changed", program], ["file", 0o4755, "root", "root", 1, 4, "0" * 64]))
+        lying.lies("show", (["files", page, "text"], base64.b64encode(b"edited here\n").decode()))
+        run = pull(pair)
+        assert (run.exit, run.code, set(run.changes)) == (4, "source-changed", {page}), run
+        assert manifest_of(pair.web1) == before
+        lying.lies("show")
+        run = pull(pair)
+        assert (run.exit, set(run.changes)) == (0, {page}), run
+    assert not pair.web1.path(program).exists()
 
 
 def test_a_held_daemon_goes_on_after_a_pull(grown: Resident) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from ngxsync.core import model
 from ngxsync.core.config import Config, PeerConfig
-from ngxsync.core.errors import Held, Message, SourceChanged
+from ngxsync.core.errors import Held, Message, NgxsyncError, SourceChanged
 from ngxsync.core.guards import Hold
 from ngxsync.core.memory import PeerRecord
 from ngxsync.core.model import PeerResult, Plan, Snapshot
@@ -18,7 +19,7 @@ from ngxsync.core.wording import listed
 from ngxsync.flow import requests
 from ngxsync.flow.decisions import holds_of
 from ngxsync.flow.interfaces import Comparison, Master
-from ngxsync.flow.peer_run import PeerRun
+from ngxsync.flow.peer_run import ASK_S, PeerRun
 from ngxsync.flow.receiving import Source
 from ngxsync.flow.rollback import STAGE_S, NotKept
 
@@ -91,6 +92,17 @@ class OwnRun(PeerRun):
             what = "a pull is asked for, and nobody said yes"
             hint = "look with `ngxsync pull --dry-run`; `ngxsync pull --yes` does it"
             raise Held(Message(what, self.name, f"{self.name} unchanged", hint), code="unconfirmed")
+
+    def stage(self, compared: Comparison) -> None:
+        """What came of a fetch that failed does not lie about here: a stage that is asked for anew is empty."""
+        try:
+            super().stage(compared)
+        except NgxsyncError:
+            request = requests.common(self.config, self.peer.config, self.projection)
+            with suppress(NgxsyncError):
+                trees = list(self.projection.roots)
+                self._call("stage", {**request, "run": self.prepared.run, "trees": trees}, ASK_S)
+            raise
 
     def send(self, names: Collection[str], stages: Mapping[str, str]) -> None:
         source = Source(self.config, self.pull.peer, self.projection, self.receiver, self._progress())

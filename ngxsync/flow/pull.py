@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ngxsync.agent.manifest import is_below
 from ngxsync.core import model
@@ -126,15 +127,20 @@ class PullRun(PeerRun):
         return None
 
     def _edited(self, compared: Comparison) -> tuple[Change, ...]:
-        """Where paths are named, what a rollback brought back there counts as edited there too: this host still has what was bad."""
+        """What a sync looks at, whatever the peer says that it has.
+
+        Where paths are named, what a rollback brought back there counts as edited there too: this host still has what was bad.
+        """
         back = self._rolled_back(compared) if self.goal.paths else ()
-        return tuple(
-            replace(c, cause=DRIFT) if c.path in back and c.cause == BY_MASTER else c for c in compared.plan.changes
-        )
+        found = [change for change in compared.plan.changes if self._is_covered(change.path)]
+        return tuple(replace(c, cause=DRIFT) if c.path in back and c.cause == BY_MASTER else c for c in found)
 
     def _rolled_back(self, compared: Comparison) -> frozenset[str]:
-        covered = covered_by({"projection": self.projection.as_json()})
-        return frozenset(still_here(compared.accepted, compared.snapshot.manifest, covered))
+        return frozenset(still_here(compared.accepted, compared.snapshot.manifest, self._is_covered))
+
+    @cached_property
+    def _is_covered(self) -> Callable[[str], bool]:
+        return covered_by({"projection": self.projection.as_json()})
 
     def _raise_if_disputed(self, choice: Choice, compared: Comparison) -> None:
         """Raises Held: conflict, or first-contact where this host and the peer never agreed."""
