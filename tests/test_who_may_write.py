@@ -14,8 +14,9 @@ PAGE = "html/index.html"
 
 
 def forget(host: Host) -> None:
-    """The host lost all that ngxsync knew."""
-    shutil.rmtree(host.path(STATE))
+    """The host lost all that ngxsync knew. Its folder stays: one that is removed from outside takes its mount along."""
+    for entry in host.path(STATE).iterdir():
+        shutil.rmtree(entry)
 
 
 # first contact
