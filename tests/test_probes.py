@@ -7,7 +7,7 @@ import ssl
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngxsync.agent.probes import NOT_OURS, UNNAMED, address_of, ask_all, targets_of
@@ -45,6 +45,7 @@ def test_a_socket_is_not_asked() -> None:
     assert listen_of(("unix:/run/x.sock",)).why == "a socket"
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="[]:*.-0123456789abcunix/", max_size=30))
 def test_whatever_a_listen_says_it_is_a_port_or_a_reason(text: str) -> None:
     found = listen_of((text,))

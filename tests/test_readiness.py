@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngxsync.agent.manifest import Entry
@@ -187,6 +187,13 @@ def test_probes(ours: dict[str, Any], theirs: dict[str, Any], what: str) -> None
     assert found.warnings == ()
 
 
+def test_a_thousand_other_answers_are_no_thousand_reasons() -> None:
+    ours, theirs = ({**asked("", status), "names": [f"v{n}.test" for n in range(1000)]} for status in (200, 502))
+    found = judge_probes("web1", "web2", answer(ours), answer(theirs))
+    assert len(found.reasons) == 21
+    assert found.reasons[-1].what == "980 further names answer otherwise"
+
+
 def test_what_was_not_asked_is_told() -> None:
     theirs = answer(unprobed=[["192.0.2.9:80", "not an address of this host"]], left=7)
     found = judge_probes("web1", "web2", answer(), theirs)
@@ -274,6 +281,7 @@ def test_a_record_keeps_its_look() -> None:
     assert record_from_json(json.loads(json.dumps(record_to_json(record)))) == record
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(asdict(LOOK))), ANYTHING)
 def test_a_damaged_look_is_none_and_costs_nothing_else(name: str, value: Any) -> None:
     data = json.loads(json.dumps(record_to_json(PeerRecord("web2", generation="g", look=LOOK))))
@@ -293,6 +301,7 @@ def test_a_time_that_is_none_is_no_look(time: Any) -> None:
     assert look_from_json({**data, "probed_at": time}) is None
 
 
+@settings(deadline=None)
 @given(ANYTHING)
 def test_whatever_lies_there_is_a_look_or_none(value: Any) -> None:
     assert look_from_json(value) is None

@@ -230,6 +230,7 @@ def sharper(checks: Iterable[Check]) -> Iterator[Check]:
 
 # probes
 
+MOST_PROBES = 20  # that are told one by one
 ERRORS = {
     "refused": "connection refused",
     "timeout": "no answer in time",
@@ -253,6 +254,9 @@ def judge_probes(master: str, peer: str, ours: Facts, theirs: Facts) -> Findings
             wanted = expected.get((name, each["listen"], each["tls"]))
             if wanted is not None and _answer(each) != _answer(wanted):
                 reasons.append(_other_answer(master, peer, name, each, wanted))
+    if len(reasons) > MOST_PROBES:
+        more = f"{len(reasons) - MOST_PROBES} further names answer otherwise"
+        reasons = [*reasons[:MOST_PROBES], Reason("probe", more, peer, reasons[0].next)]
     return Findings(tuple(reasons), tuple(_unprobed(peer, theirs)))
 
 

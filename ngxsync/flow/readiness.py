@@ -21,6 +21,7 @@ from ngxsync.core.look import Look, Seen, joined, unreachable
 from ngxsync.core.memory import PeerRecord
 from ngxsync.core.model import RunResult
 from ngxsync.core.readiness import (
+    OLD_AGENT,
     Content,
     Facts,
     Findings,
@@ -44,8 +45,6 @@ PROBE_S = 10.0  # for all names together
 PROBES_S = 20.0  # until the answer is here
 HELD = (model.HELD, model.REFUSED, model.UNDONE, model.BROKEN, model.PAUSED)
 REACHED = (model.APPLIED, model.IN_SYNC, model.NOT_PROVEN)
-# codes of an agent or a gate that do not know a verb yet
-UNKNOWN_VERB = ("gate", "agent")
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,8 @@ class Looking:
         """Asks; the result waits for the answers. `is_equal`: a run has just found or made both equal, so they are not scanned."""
         wants_probes = probe or needs_probes(record)
         ours = self.master_probes() if wants_probes else None
-        theirs = self._pool.submit(self._ask, peer, "probe", PROBES_S) if wants_probes else None
         facts = self._pool.submit(self._ask, peer, "facts", FACTS_S)
+        theirs = self._pool.submit(self._probe, peer, facts) if wants_probes else None
         content = None if is_equal else self._pool.submit(self._compare, peer, record, self.prepared())
 
         def seen() -> Seen:
@@ -126,6 +125,14 @@ class Looking:
         if not answer["ok"]:
             raise AgentFailed(message_of(answer, peer.config), code=str(answer["code"]))
         return answer
+
+    def _probe(self, peer: Peer, facts: Future[Facts]) -> Facts | None:
+        """None where nobody answers there. An earlier agent is not asked: its gate would write down that it refused."""
+        running = facts.result().get("running")
+        if running is None:
+            name = peer.config.name
+            raise AgentFailed(Message(OLD_AGENT, name, f"{name} unchanged", f"ngxsync peer install {name}"))
+        return None if running["state"] == "down" else self._ask(peer, "probe", PROBES_S)
 
     def _compare(self, peer: Peer, record: PeerRecord, scanned: Future[Prepared]) -> tuple[Findings, str]:
         """What differs, and the generation of what the peer accepted."""
@@ -186,17 +193,17 @@ def answer_of(asked: Future[Facts], host: str) -> Facts | Findings:
         return of_error(error.code, error.message, host)
 
 
-def of_answers(master: str, peer: str, ours: Future[Facts], theirs: Future[Facts]) -> Findings | None:
-    """What the probes of both say; None where one of them cannot be made at all, which is no finding of a probe."""
-    found = {}
-    for host, asked in ((master, ours), (peer, theirs)):
-        answer = answer_of(asked, host)
-        if isinstance(answer, Findings):
-            reason = answer.reasons[0]
-            if reason.code in UNKNOWN_VERB:
-                what = f"its server names were not asked: {reason.what}"
-                return Findings((Reason("not-probed", what, host, f"ngxsync peer install {peer}"),))
-            return answer
+def of_answers(master: str, peer: str, ours: Future[Facts], theirs: Future[Facts | None]) -> Findings | None:
+    """What the probes of both say; None where there is nothing to be asked."""
+    found: dict[str, Facts] = {}
+    for host, asked in ((peer, theirs), (master, ours)):
+        try:
+            answer = asked.result()
+        except NgxsyncError as error:
+            what = f"its server names were not asked: {error.message.what}"
+            return Findings((Reason("not-probed", what, host, error.message.next),))
+        if answer is None:
+            return None
         found[host] = answer
     return judge_probes(master, peer, found[master], found[peer])
 
