@@ -23,7 +23,7 @@ from ngxsync.cli.options import (
     say,
 )
 from ngxsync.cli.replaced import runs_there
-from ngxsync.core.errors import ConfigError
+from ngxsync.core.errors import ConfigError, Message
 from ngxsync.core.guards import raise_if_unforceable
 from ngxsync.core.model import Plan, RunResult
 from ngxsync.core.render import json_run, render_plan, render_run
@@ -115,11 +115,16 @@ def rollback(
 
 
 def _runs_there(state: MasterState, run: str | None) -> dict[str, str]:
-    """What each peer calls a run of this host's history; of others the peers know."""
+    """What each peer calls a run of this host's history; of others the peers know. Raises ConfigError for a pull."""
     try:
-        return runs_there(find_run(state, run)) if run else {}
+        record = find_run(state, run) if run else {}
     except ConfigError:
         return {}
+    if record.get("trigger") == "pull":
+        hint = f"`ngxsync pull --undo {run}` brings back what it replaced here"
+        what = f"run {record['run']} is a pull: it changed this host and no peer"
+        raise ConfigError(Message(what, "", "nothing changed", hint), code="unknown-run")
+    return runs_there(record)
 
 
 def _confirm(foreground: Foreground[RunResult]) -> Confirm:
