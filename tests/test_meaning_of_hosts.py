@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from ngxsync.agent.manifest import Entry, Manifest
+from ngxsync.cli.difference import render_meaning
 from ngxsync.core.meaning import Finding
 from ngxsync.core.model import Change
 from ngxsync.core.nginxtree import Parsed
@@ -54,6 +55,7 @@ class Hosts:
 
     own: Tree
     theirs: Tree
+    links: Mapping[str, str] = field(default_factory=lambda: {"/opt/nginx": TREE})  # of folders outside the trees
     fetched: list[str] = field(default_factory=list)
     parsed: int = 0
 
@@ -61,7 +63,8 @@ class Hosts:
         return content_of(path, data_of(self.own[path])) if path in self.own else None
 
     def real_path(self, path: str) -> str:
-        return path.replace("/opt/nginx", TREE)
+        link = next((link for link in self.links if path.startswith(link)), "")
+        return self.links.get(link, "") + path[len(link) :]
 
     def glob(self, pattern: str) -> list[str]:
         return [path for path in self.own if fnmatch.fnmatchcase(path, pattern)]
@@ -131,6 +134,8 @@ def test_what_only_the_peer_includes_is_found_whatever_leads_there() -> None:
 def test_a_configuration_that_nginx_reaches_by_another_way_is_the_trees() -> None:
     theirs = {**BASE, f"{TREE}/sites-available/a": SITE % "other.test"}
     assert Hosts(BASE, theirs).meaning("/opt/nginx/nginx.conf") == Hosts(BASE, theirs).meaning() != []
+    linked = Hosts(BASE, theirs, {TREE: "/srv/real"})
+    assert linked.meaning("/srv/real/nginx.conf") == Hosts(BASE, theirs).meaning(), "the tree itself is a link"
 
 
 def test_the_same_file_under_another_name_is_a_move_and_not_fetched() -> None:
@@ -184,3 +189,13 @@ def test_a_peer_cannot_keep_this_host_busy_with_its_configuration() -> None:
         hosts = Hosts(BASE, theirs)
         assert hosts.meaning() == [f"text {MAIN} nginx.conf:1 -> nginx.conf:1 (its includes go on and on)"]
         assert len(hosts.fetched) < 110
+
+
+def test_what_a_peer_writes_is_harmless_on_a_terminal() -> None:
+    own, theirs = manifest_of(BASE), {**BASE, f"{TREE}/sites-available/a": SITE % "a.test '\x1b[31mred\nlost all'"}
+    hosts = Hosts(BASE, theirs)
+    parts = Parts(MAIN, (TREE,), hosts, hosts.parse, hosts.fetch)
+    plan = make_plan(own, manifest_of(theirs), None, lambda _path: False)
+    (line,) = render_meaning(find_meaning(parts, own, manifest_of(theirs), plan), "web1", "web2")
+    assert 'server_name: a.test "\\x1b[31mred\\nlost all" -> a.test' in line
+    assert line.isprintable()

@@ -15,7 +15,7 @@ Set up:
 Look:
   status    what each peer runs, as the latest run left it, and what to do
   ready     would a peer serve the same if the VIP moved to it now? why not
-  diff      what differs between this host and its peers, with the text
+  diff      what differs on the peers, why, and what it means for nginx; the text
   validate  does nginx accept the configuration of this host?
   history   what the runs did, newest first; what one replaced, and its old text
 

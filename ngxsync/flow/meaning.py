@@ -82,6 +82,7 @@ class _Files:
 
     def __init__(self, parts: Parts, changed: Mapping[str, Change]) -> None:
         self.parts, self._changed = parts, changed
+        self._roots = {parts.disk.real_path(tree): tree for tree in parts.trees}
         self.known: dict[tuple[str, int], tuple[Node, ...]] = {}
         self._parsed: dict[tuple[str, bool], Parsed] = {}
         self._outside: dict[str, Parsed | None] = {}
@@ -94,6 +95,12 @@ class _Files:
                 return None
             self._parsed[key] = self._parse(self.parts.disk.read(path), is_changed=key[1])
         return self._parsed[key]
+
+    def as_in_trees(self, path: str) -> str:
+        """A path outside the trees as this host has it: what leads into a tree by another way is that tree's."""
+        real = self.parts.disk.real_path(path)
+        root = next((root for root in self._roots if is_below(real, root)), None)
+        return real if root is None else self._roots[root] + real[len(root) :]
 
     def outside(self, path: str) -> Parsed | None:
         if path not in self._outside:
@@ -171,7 +178,7 @@ class _Side:
         """Links followed as this side has them; a way to the trees from outside as this host has it."""
         found, left = self._in_manifest(path)
         if not self._is_inside(found) and left:
-            found, _ = self._in_manifest(self._files.parts.disk.real_path(found))
+            found, _ = self._in_manifest(self._files.as_in_trees(found))
         return found
 
     def _in_manifest(self, path: str) -> tuple[str, int]:
