@@ -212,11 +212,11 @@ def make_node(name: str, args: tuple[str, ...], file: str, line: int, block: tup
 
 def _loose_order(name: str, block: tuple[Node, ...]) -> list[Any]:
     """The children where order counts in their order, all others in one that is the same for all."""
-    groups = order_groups(name, [(child.name, child.args) for child in block])
-    free = sorted(child.loose for child, group in zip(block, groups, strict=True) if not group)
-    kept = sorted({group for group in groups if group})
-    sequences = [[c.loose for c, own in zip(block, groups, strict=True) if own == group] for group in kept]
-    return [free, kept, sequences]
+    sequences: dict[str, list[bytes]] = {}
+    for child, group in zip(block, order_groups(name, [(child.name, child.args) for child in block]), strict=True):
+        sequences.setdefault(group, []).append(child.loose)
+    free = sorted(sequences.pop("", []))
+    return [free, sorted(sequences.items())]
 
 
 def _digest(value: object) -> bytes:
