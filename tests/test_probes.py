@@ -14,8 +14,8 @@ from ngxsync.agent.probes import NOT_OURS, UNNAMED, address_of, ask_all, targets
 from ngxsync.agent.servers import Listen, Server, asked_name, listen_of, servers
 from ngxsync.core.answers import checked
 from tests.agent import Agent
-from tests.hosts import wait_until
 from tests.pair import NGINX_CONF, ROOT, Pair, write_tree
+from tests.test_ready import reload
 
 OWN = ["127.0.0.1", "192.0.2.2", "192.0.2.9", "2001:db8::2", "::1", "fe80::1"]
 
@@ -146,8 +146,7 @@ def test_a_real_nginx_is_asked_for_each_name(pair: Pair) -> None:
     host = pair.web2
     fingerprint = certificate(pair, "tls", f"{ROOT}/conf")
     write_tree(host, ROOT, {"conf/vhosts/sites.conf": SITES})
-    host.run(["kill", "-HUP", str(host.nginx_main())])
-    wait_until(lambda: host.get("/", "ok.test")[0] == 200, "the new configuration is served")
+    reload(host)
     agent = Agent(host)
     answer = agent.call("probe")
     checked("probe", {}, answer, "web2", "root@web2")

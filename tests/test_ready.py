@@ -86,10 +86,15 @@ def copy(pair: Pair, *paths: str) -> None:
 
 
 def reload(host: Host) -> None:
-    """SIGHUP, until the workers are others."""
+    """SIGHUP, until the workers are others, and none of the old ones serves any more."""
     before = set(host.nginx_workers())
+
+    def is_over() -> bool:
+        now = set(host.nginx_workers())
+        return len(now) == 2 and not now & before
+
     host.run(["kill", "-HUP", str(host.nginx_main())])
-    wait_until(lambda: len(set(host.nginx_workers()) - before) == 2, f"{host.name}: new workers")
+    wait_until(is_over, f"{host.name}: new workers")
 
 
 def edit(host: Host, path: str, text: str) -> None:
