@@ -24,6 +24,7 @@ from ngxsync.core.errors import NgxsyncError
 from ngxsync.core.verdict import Verdict
 from ngxsync.edges.configfile import read_config
 
+LOCK_S = 0.2  # the daemon may be writing down its own look
 EXAMPLE = "ngxsync ready\nngxsync ready --peer web2 && systemctl stop keepalived\nngxsync ready --nagios"
 MEANS = {
     0: "every peer is ready, warnings allowed; with --nagios OK",
@@ -83,5 +84,5 @@ def verdicts_of(config: Path, peers: tuple[str, ...], *, probe: bool) -> list[Ve
         with open_assembly(configuration) as assembly:
             raise_if_unknown(peers, configuration, assembly.peers)
             chosen = [peer for name, peer in assembly.peers.items() if not peers or name in peers]
-            found = look(assembly.pipeline, chosen, probe=probe, begun=facts.result)
+            found = look(assembly.pipeline, chosen, probe=probe, begun=facts.result, wait_s=LOCK_S)
             return [Verdict(assembly.master.name, each.name, each.look) for each in found]

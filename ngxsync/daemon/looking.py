@@ -1,7 +1,7 @@
 """One peer's second thread: after its runs it looks whether the peer is ready, and says so where that has changed.
 
-No run waits for a look: it asks beside, without a lock, and what was found while a run began is thrown away, since that
-run's own look follows. A burst of edits is looked at once, when it is quiet, or after LATEST_S at the latest.
+No run waits for a look: it asks beside, without a lock, and what was found while a run did something is thrown away, since
+that run's own look follows. A burst of edits is looked at once, when it is quiet, or after LATEST_S at the latest.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ngxsync.flow.readiness import Looked, look
 
 QUIET_S = 2.0
 LATEST_S = 30.0
+LOCK_S = 5.0  # for a run that is at work to end, until what was found may be written down
 
 
 class Looker:
@@ -33,7 +34,6 @@ class Looker:
         self._due: float | None = None
         self._asked_since: float | None = None
         self._probe = self._is_equal = False
-        self._number = 0  # of runs that began: what was asked before one is not worth remembering
         self._is_stopping = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name=f"look at {self.name}", daemon=True)
@@ -58,7 +58,6 @@ class Looker:
         """A run begins: it asks again at its end."""
         with self._changed:
             self._due = None
-            self._number += 1
 
     def stop(self) -> None:
         """What is still asked for is given up. Does not wait."""
@@ -87,22 +86,18 @@ class Looker:
 
     def _look(self) -> None:
         with self._changed:
-            number, probe, is_equal = self._number, self._probe, self._is_equal
+            probe, is_equal = self._probe, self._is_equal
             self._due = self._asked_since = None
             self._probe = False
-        found = look(
-            self._pipeline, [self._peer], probe=probe, is_equal=is_equal, is_wanted=lambda: self._is_wanted(number)
+        pipeline, peers = self._pipeline, [self._peer]
+        (found,) = look(
+            pipeline, peers, probe=probe, is_equal=is_equal, is_wanted=lambda: not self._is_stopping, wait_s=LOCK_S
         )
-        if self._is_wanted(number):
-            for each in found:
-                self._tell(each)
+        if found.is_kept:
+            self._tell(found)
             self._told()
-        elif probe:
-            with self._changed:
-                self._probe = True
-
-    def _is_wanted(self, number: int) -> bool:
-        return number == self._number and not self._is_stopping
+        else:
+            self._probe |= probe  # for the next one
 
     @staticmethod
     def _tell(found: Looked) -> None:

@@ -49,11 +49,12 @@ REACHED = (model.APPLIED, model.IN_SYNC, model.NOT_PROVEN)
 
 @dataclass(frozen=True)
 class Looked:
-    """A peer, and what is known of it now; `before` is what was known until then."""
+    """A peer, and what is known of it now; `before` is what was known until then. `is_kept`: it is remembered."""
 
     name: str
     look: Look
     before: Look | None
+    is_kept: bool = False
 
 
 def request_of(config: Config, peer: PeerConfig | None) -> dict[str, Any]:
@@ -222,9 +223,13 @@ def look(
     is_equal: bool = False,
     begun: Callable[[], Facts] | None = None,
     is_wanted: Callable[[], bool] = lambda: True,
+    wait_s: float = 0.0,
 ) -> list[Looked]:
-    """Looks at these peers and remembers it, where that is still wanted then; `begun` waits for the facts of this host, where
-    they were asked for already. Raises StateError where this host's memory cannot be read."""
+    """Looks at these peers and remembers it, where that is still wanted then, and no run works there for `wait_s`.
+
+    `begun` waits for the facts of this host, where they were asked for already. Raises StateError where this host's memory
+    cannot be read.
+    """
     records = {peer.config.name: pipeline.memory.load_peer(peer.config.name) for peer in peers}
     with ThreadPoolExecutor(max_workers=3 * len(records) + 3) as pool:
         looking = Looking(pipeline, pool, begun)
@@ -233,7 +238,7 @@ def look(
             for peer in peers
         }
         seen = {name: result() for name, result in asked.items()}
-    return [remember(pipeline, records[name], found, is_wanted) for name, found in seen.items()]
+    return [remember(pipeline, records[name], found, is_wanted, wait_s) for name, found in seen.items()]
 
 
 def look_after(pipeline: Pipeline, result: RunResult) -> None:
@@ -245,15 +250,24 @@ def look_after(pipeline: Pipeline, result: RunResult) -> None:
             look(pipeline, wanting, is_equal=True)
 
 
-def remember(pipeline: Pipeline, record: PeerRecord, seen: Seen, is_wanted: Callable[[], bool]) -> Looked:
-    """Durably, unless a run is at work on that peer, or has been since: that one's own look follows."""
-    made = made_of(seen, record.look)
-    if record.generation is not None and is_wanted():
-        with suppress(NgxsyncError), pipeline.memory.lock(record.name, 0.0):
+def remember(
+    pipeline: Pipeline, record: PeerRecord, seen: Seen, is_wanted: Callable[[], bool], wait_s: float
+) -> Looked:
+    """Durably, unless a run has done something on that peer since, or is at work there for longer: its own look follows."""
+    if record.generation is not None:
+        with suppress(NgxsyncError), pipeline.memory.lock(record.name, wait_s):
             latest = pipeline.memory.load_peer(record.name)
-            if latest.generation == record.generation:
+            if is_wanted() and not has_moved_on(record, latest):
+                made = made_of(seen, latest.look)
                 pipeline.memory.save_peer(replace(latest, look=made))
-    return Looked(record.name, made, record.look)
+                return Looked(record.name, made, latest.look, is_kept=True)
+    return Looked(record.name, made_of(seen, record.look), record.look)
+
+
+def has_moved_on(record: PeerRecord, latest: PeerRecord) -> bool:
+    """Whether a run between these two did something there, or tried to."""
+    is_quiet = latest.last_run == record.last_run or latest.last_outcome == model.IN_SYNC
+    return latest.generation != record.generation or not is_quiet
 
 
 def made_of(seen: Seen, known: Look | None) -> Look:
