@@ -304,7 +304,7 @@ def test_the_daemon_looks_after_an_edit_and_at_each_check(scene: Scene) -> None:
         assert peer["message"]["next"].startswith("start nginx on web2: /usr/sbin/nginx")
         scene.web2.start_nginx()
         daemon.wait_for("web2: ready to take over, after ")
-        wait_for_status(scene, lambda peer, _: peer["outcome"] == "in-sync")
+        wait_for_status(scene, lambda peer, _: peer["outcome"] == "in-sync" and is_ready(peer))
 
         scene.web2.run(["sh", "-c", "cp -p /usr/sbin/nginx /usr/sbin/.nginx && mv /usr/sbin/.nginx /usr/sbin/nginx"])
         peer, _ = wait_for_status(scene, lambda peer, _: peer["outcome"] == "stale-running")
@@ -312,6 +312,7 @@ def test_the_daemon_looks_after_an_edit_and_at_each_check(scene: Scene) -> None:
         assert peer["message"]["next"] == "restart nginx on web2"
         scene.web2.stop_nginx()
         scene.web2.start_nginx()
+        wait_for_status(scene, lambda peer, _: peer["outcome"] == "in-sync" and is_ready(peer))
 
         edit(scene.web1, SITE, SITE_TEXT + "# here, and not loaded\n")
         wait_for_status(scene, lambda _, notes: any("web1: nginx has not loaded" in note for note in notes))
