@@ -38,9 +38,14 @@ class Doors:
         self._account = account
         self._known: Dict[str, bool] = {}
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing can stand in its way."""
+        return self._account.uid == 0
+
     def blocked(self, path: str) -> str:
         """The first directory of this path, or the file, that keeps the account out; "" where none does, or it is not to be known."""
-        if self._account.uid == 0:
+        if self.is_open:
             return ""
         for folder in _folders_to(path):
             if folder not in self._known:

@@ -79,6 +79,8 @@ def describe(pair: Pair, match: bool = True) -> Answer:
         der = leaf(pair.certificate)
         answer["fingerprint"] = hashlib.sha256(der).hexdigest()
         answer["not_after"] = not_after(der)
+    except FileNotFoundError:
+        return answer  # that is told apart: of each file that nginx reads
     except OSError as error:
         return dict(answer, why="%s: %s" % (pair.certificate, error.strerror or error))
     except (ValueError, IndexError):
@@ -142,9 +144,11 @@ def belongs(certificate: str, key: str) -> Tuple[Optional[bool], str]:
         return None, "this Python has no OpenSSL to try it with"
     try:
         open_file(key).close()  # a pipe would be waited for
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_ciphers("ALL:@SECLEVEL=0")  # how strong a key has to be is nginx's to say
         context.load_cert_chain(certificate, key, password=_refuse)
+    except FileNotFoundError:
+        return None, ""
     except Encrypted:
         return None, "%s has a passphrase" % key
     except ssl.SSLError as error:

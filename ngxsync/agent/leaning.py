@@ -1,5 +1,7 @@
 """Files that nginx reads and no sync carries: outside the trees, excluded in them, or behind a link that leaves them.
 
+And of those that a sync carries the ones that nginx's user here cannot read.
+
 Told are names, sizes, hashes and who may read them, never contents; and only what this host's own configuration names.
 """
 
@@ -65,14 +67,16 @@ def leant_on(named: List[NamedFile], trees: Trees, readers: Readers) -> List[Ans
     for item, path in _read_files(named):
         if len(result) >= NAMED_LIMIT:
             break
-        inside = trees.holds(path)
-        leads = trees.leaves(path)
-        if path in result or (inside and not leads and not trees.excludes(path)):
+        if path in result:
             continue
         number = int(opened_by_worker(item))
         account, door = readers[number], doors[number]
-        size = _size(path)
+        inside, leads = trees.holds(path), trees.leaves(path)
+        is_carried = inside and not leads and not trees.excludes(path)
+        size = None if is_carried and (door is None or door.is_open) else _size(path)
         blocked = door.blocked(path) if door is not None and size is not None else ""
+        if is_carried and not blocked:
+            continue
         result[path] = {
             "path": path,
             "role": item.role,
@@ -81,12 +85,13 @@ def leant_on(named: List[NamedFile], trees: Trees, readers: Readers) -> List[Ans
             "line": item.line,
             "exists": size is not None,
             "size": size or 0,
-            "sha256": _sha256(path),
+            "sha256": "" if is_carried else _sha256(path),
             "readable": not blocked,
             "blocked": blocked,
             "reader": account.name if account is not None else "",
             "link_leaves": leads,
             "inside": inside,
+            "carried": is_carried,
         }
     return list(result.values())
 

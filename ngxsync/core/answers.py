@@ -80,7 +80,7 @@ RUNNING = {
 # keys of protocol 3
 LEANT_ON = {
     **dict.fromkeys(("directive", "file", "reader", "blocked", "link_leaves"), text),
-    **dict.fromkeys(("readable", "inside"), flag),
+    **dict.fromkeys(("readable", "inside", "carried"), flag),
     **dict.fromkeys(("line", "size"), count),
 }
 CERTIFICATE = {

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ngxsync.core.checkup import FAILED, OK, WARNING, Check
-from ngxsync.core.outside import trees_for
 
 Facts = Mapping[str, Any]
 CLOCK_S = 2.0  # more than this is worth a word: runs are told apart by people by their time
@@ -109,44 +107,3 @@ def judge_listens(host: str, master: Facts, peer: Facts) -> Check:
         told = f"{', '.join(item[0] for item in foreign[:SHOWN])} may be bound there before they are"
         return Check(host, name, OK, told)
     return Check(host, name, OK, "none that the peer lacks")
-
-
-def judge_outside(host: str, master: Facts, peer: Facts) -> Iterator[Check]:
-    """Files that the master's configuration names outside the trees: no sync carries them (DESIGN 4: names and hashes only)."""
-    name = "files outside the trees"
-    wanted = {item["path"]: item for item in master["nginx"].get("outside", ()) if item["exists"]}
-    known = {item["path"]: item for item in peer["nginx"].get("outside", ())}
-    missing = [path for path in wanted if path in known and not known[path]["exists"]]
-    unknown = [path for path in wanted if path not in known]
-    other = [path for path in wanted if path in known and _differs(wanted[path], known[path])]
-    if missing:
-        yield Check(host, name, FAILED, f"{host} lacks {_shown(missing)}", carry_hint(missing))
-    if other:
-        told = f"{host} has others: {_shown(other)}"
-        yield Check(host, name, WARNING, told, carry_hint(other))
-    if unknown:
-        told = f"whether {host} has them shows only at the first sync: {_shown(unknown)}"
-        yield Check(host, name, WARNING, told, carry_hint(unknown))
-    if not (missing or other or unknown):
-        yield Check(host, name, OK, f"{len(wanted)}, the same on both" if wanted else "none")
-
-
-def _differs(ours: Facts, theirs: Facts) -> bool:
-    if ours["role"] == "module" or not theirs["exists"]:  # a module belongs to each host's own nginx
-        return False
-    return bool(ours["sha256"] and theirs["sha256"] and ours["sha256"] != theirs["sha256"])
-
-
-def _shown(paths: list[str]) -> str:
-    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
-    return ", ".join(sorted(paths)[:SHOWN]) + more
-
-
-def carry_hint(paths: list[str]) -> str:
-    """How these files get to the peer."""
-    trees, left = trees_for(paths)
-    told = [f"to sync them add to [sync] trees: {' and '.join(trees)}"] if trees else []
-    if left:
-        folders = sorted({posixpath.dirname(path) for path in left})
-        told.append(f"see to those in {_shown(folders)} on each host, as its packages do")
-    return "; ".join(told)

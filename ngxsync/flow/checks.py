@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ngxsync import __version__
 from ngxsync.agent.manifest import PROTOCOL, tree_of
-from ngxsync.core import judge_host, judge_pair
+from ngxsync.core import judge_host, judge_leans, judge_pair, judge_parity
 from ngxsync.core.checkup import FAILED, OK, Check, check_of_message
 from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import AgentFailed, NgxsyncError
@@ -89,6 +89,7 @@ def check_master(config: Config, master: Master, local: LocalFacts) -> MasterVie
         judge_host.judge_nginx(name, facts["nginx"], trees=trees, is_master=True),
         *_master_configuration(config, master, facts),
         *judge_host.judge_key_files(name, facts["nginx"]),
+        *judge_leans.judge_leaning(name, facts),
         *_follow(config, master),
     ]
     snapshot, named = None, Named()
@@ -183,8 +184,7 @@ def judge_peer(config: Config, peer: PeerConfig, view: MasterView, facts: Facts,
     name = peer.name
     yield judge_pair.judge_rsync(name, facts["rsync"])
     yield judge_host.judge_nginx(name, facts["nginx"], trees=config.sync.trees, is_master=False)
-    same = judge_pair.judge_nginx_versions(name, view.facts["nginx"], facts["nginx"])
-    yield from [same] if same else []
+    yield from judge_parity.judge_parity(name, view.facts, facts)
     yield judge_host.judge_rehearsal(name, facts, rehearse=peer.rehearse)
     yield judge_host.judge_configuration(name, facts, is_master=False)
     yield from judge_host.judge_key_files(name, facts["nginx"])
@@ -193,7 +193,9 @@ def judge_peer(config: Config, peer: PeerConfig, view: MasterView, facts: Facts,
     yield from judge_host.judge_space(name, facts, sizes=view.sizes())
     yield judge_pair.judge_users(name, facts["missing_users"])
     yield judge_pair.judge_listens(name, view.facts, facts)
-    yield from judge_pair.judge_outside(name, view.facts, facts)
+    yield from judge_leans.judge_outside(name, view.facts, facts)
+    yield from judge_leans.judge_leaning(name, facts, view.facts)
+    yield from filter(None, [judge_leans.judge_renewal(name, facts, config.sync.trees)])
     yield judge_host.judge_selinux(name, facts["selinux"])
     yield judge_host.judge_recovery(name, facts)
     yield judge_host.judge_journal(name, facts)

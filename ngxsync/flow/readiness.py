@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ngxsync.agent.manifest import PROTOCOL
-from ngxsync.core import judge_pair, model
+from ngxsync.core import judge_leans, judge_parity, model
 from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import AgentFailed, Message, NgxsyncError, PeerUnreachable
 from ngxsync.core.excludes import make_projection
@@ -175,8 +175,12 @@ def judge_both(name: str, master: Facts, peer: Facts) -> Findings:
     found = judge_listens(name, master, peer)
     if not (master["nginx"]["found"] and peer["nginx"]["found"]):
         return found
-    same = judge_pair.judge_nginx_versions(name, master["nginx"], peer["nginx"])
-    return found + of_checks([*([same] if same else []), *judge_pair.judge_outside(name, master, peer)])
+    checks = [
+        *judge_parity.judge_parity(name, master, peer),
+        *judge_leans.judge_outside(name, master, peer),
+        *judge_leans.judge_leaning(name, peer, master),
+    ]
+    return found + of_checks(checks)
 
 
 def of_pause(peer: str, pause: model.Pause | None) -> Findings:
