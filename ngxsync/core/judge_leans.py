@@ -145,7 +145,7 @@ def _place(item: Facts) -> str:
 def judge_certificates(host: str, facts: Facts, master: Facts | None = None) -> Iterator[Check]:
     """Key and certificate belong together, and it is good for a while yet, by this host's own clock. `master` is None for itself.
 
-    What a sync replaces is a warning on a peer; and so is what has ended, where the master shows the very same.
+    What a sync replaces is a warning on a peer; and when the very certificate of the master ends is told of the master.
     """
     found = facts["nginx"].get("certificates")
     if found is None or not found:
@@ -171,13 +171,13 @@ def _judge_certificate(host: str, each: Facts, now: float, is_own: bool, is_same
         yield Check(host, name, bad, f"{each['key']} is not the key of {path} ({_place(each)})", hint)
     elif each["why"]:
         yield Check(host, name, WARNING, f"{each['why']} ({_place(each)})", f"look at it on {host}{replaced}")
-    if each["not_after"] is None:
+    if each["not_after"] is None or is_same:
         return
     left = each["not_after"] - now
-    hint = f"renew it{' on the master' if is_same else f' on {host}'}{replaced if not is_same else ''}"
+    hint = f"renew it on {host}{replaced}"
     if left <= 0:
         told = f"{path} has expired, {render_moment(each['not_after'])} ({_place(each)})"
-        yield Check(host, name, WARNING if is_same else bad, told, hint)
+        yield Check(host, name, bad, told, hint)
     elif left < SOON_DAYS * DAY_S:
         word = "now" if left < VERY_SOON_DAYS * DAY_S else "soon"
         told = f"{path} expires in {int(left // DAY_S)} days ({_place(each)})"

@@ -53,13 +53,18 @@ class Look:
 
 @dataclass(frozen=True)
 class Seen:
-    """One look, before it is joined with what was known: all but the probes in `findings`; `probes` are None where none were made."""
+    """One look, before it is joined with what was known: all but the probes in `findings`; `probes` are None where none were made.
+
+    `parity` is the digest of what no sync makes equal, "" where a host did not say; `unlike` how they differ in it.
+    """
 
     at: float
     generation: str
     findings: Findings
     probes: Findings | None = None
     running: Mapping[str, Facts] = field(default_factory=dict)
+    parity: str = ""
+    unlike: tuple[str, ...] = ()
 
 
 def joined(seen: Seen, known: Look | None) -> Look:

@@ -54,6 +54,7 @@ class PeerRecord:
     `self_excludes` maps a tree to the patterns that its configuration excluded by itself; they only accumulate.
     `is_root` is whether the agent there runs as root, so that owners count; None where it has not said so yet.
     `look` is what was found of its readiness last, None where nobody has looked, or the record of it is damaged.
+    `parity` is the digest of what no sync makes equal (core/judge_parity.py), as it was told last; "" where it never was.
     `master_roots` and `peer_roots` are Snapshot.roots of both hosts at the last accepted run.
     """
 
@@ -79,6 +80,7 @@ class PeerRecord:
     last_outcome: str = ""
     last_exit: int = 0
     look: Look | None = None
+    parity: str = ""
 
     def has_root_there(self, user: str) -> bool:
         """Whether the agent runs as root: it may by sudo, whoever logs in."""

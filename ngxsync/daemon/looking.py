@@ -102,6 +102,9 @@ class Looker:
     @staticmethod
     def _tell(found: Looked) -> None:
         """One line where the verdict is another than before."""
+        for text in found.unlike:
+            line = f"{found.name}: what no sync makes equal has changed: {text}"
+            logger.warning("%s", one_line(line), extra={"fields": {"peer": found.name, "unlike": text}})
         before, after = found.before, found.look
         if before is not None and before.is_ready == after.is_ready:
             return

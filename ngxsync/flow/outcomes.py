@@ -209,6 +209,12 @@ def failed(name: str, error: NgxsyncError, timings: Mapping[str, float], plan: P
     )
 
 
+def held(holds: Sequence[Hold], warnings: tuple[str, ...]) -> Held:
+    error = Held(joined(holds), code=holds[0].code)
+    error.warnings = warnings
+    return error
+
+
 def joined(holds: Sequence[Hold]) -> Message:
     """One message of all holds: the first in full, the others by their reasons and codes."""
     first = holds[0].message

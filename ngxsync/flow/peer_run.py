@@ -21,6 +21,7 @@ from ngxsync.flow import outcomes, requests
 from ngxsync.flow.comparison import FIRST_CONTACT, compare, snapshot_for
 from ngxsync.flow.decisions import holds_of, is_done, past_holds, reload_needed, undone_rollback, worth_saying
 from ngxsync.flow.interfaces import Comparison, Master, Options, Peer, Prepared
+from ngxsync.flow.parity import before_first_sync
 
 SCAN_S = 120.0
 ASK_S = 20.0
@@ -45,6 +46,7 @@ class PeerRun:
             self.record = self.record.with_self_excludes(tree, patterns)
         self._project()
         self.plan = Plan()
+        self.unlike: tuple[str, ...] = ()  # how the hosts differ, where this is the first contact
         self.left: list[str] = []  # what differs and stays so, since a person went past the hold for it
 
     def _project(self) -> None:
@@ -141,10 +143,11 @@ class PeerRun:
         """The whole run on this peer. Raises NgxsyncError; what the peer itself decided is in the result."""
         self.settle_open_run()
         compared = self.compare()
+        self.unlike = before_first_sync(self, compared, self._call)
         holds = self.holds(compared)
         if holds:
             self._pass_gate()
-            raise Held(outcomes.joined(holds), code=holds[0].code)
+            raise outcomes.held(holds, self.unlike)
         whole, compared = compared.plan.changes, past_holds(compared, self.options.force)
         done = set(compared.plan.changes)
         self.plan, self.left = compared.plan, [change.path for change in whole if change not in done]
@@ -299,7 +302,7 @@ class PeerRun:
     def concluded(self, compared: Comparison, answer: Mapping[str, Any]) -> PeerResult:
         result = outcomes.result_of(self, compared, answer)
         if answer["ok"]:
-            result = replace(result, warnings=(*result.warnings, *self._worth_saying(compared)))
+            result = replace(result, warnings=(*self.unlike, *result.warnings, *self._worth_saying(compared)))
         record = replace(self.record, open_run="")
         if answer["ok"]:
             self.memory.save_accepted(self.name, str(answer["generation"]), compared.snapshot.manifest)

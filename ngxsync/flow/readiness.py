@@ -37,6 +37,7 @@ from ngxsync.core.readiness import (
 from ngxsync.flow import requests
 from ngxsync.flow.interfaces import Options, Peer, Prepared, Validation
 from ngxsync.flow.outcomes import message_of
+from ngxsync.flow.parity import Told, parity_of
 from ngxsync.flow.peer_run import PeerRun
 from ngxsync.flow.pipeline import Pipeline
 
@@ -49,12 +50,16 @@ REACHED = (model.APPLIED, model.IN_SYNC, model.NOT_PROVEN)
 
 @dataclass(frozen=True)
 class Looked:
-    """A peer, and what is known of it now; `before` is what was known until then. `is_kept`: it is remembered."""
+    """A peer, and what is known of it now; `before` is what was known until then. `is_kept`: it is remembered.
+
+    `unlike` is how the hosts differ in what no sync makes equal, where one of them has changed in that since the last look.
+    """
 
     name: str
     look: Look
     before: Look | None
     is_kept: bool = False
+    unlike: tuple[str, ...] = ()
 
 
 def request_of(config: Config, peer: PeerConfig | None) -> dict[str, Any]:
@@ -110,12 +115,12 @@ class Looking:
             findings, generation = content.result() if content else (Findings(), record.generation or "")
             if findings.reasons and findings.reasons[0].code == "unreachable":
                 return Seen(time.time(), generation, findings)
-            found, running = self._of_facts(name, facts)
+            found, running, (parity, unlike) = self._of_facts(name, facts)
             probes = None
             if ours is not None and theirs is not None:
                 probes = of_answers(master, name, ours, theirs)
             found += of_pause(name, self._pipeline.memory.active_pause(name))
-            return Seen(time.time(), generation, findings + found, probes, running)
+            return Seen(time.time(), generation, findings + found, probes, running, parity, unlike)
 
         return seen
 
@@ -151,11 +156,12 @@ class Looking:
         found = Content(compared.standing, changes, accepted, compared.journal, held, record.broken)
         return judge_content(name, found), str((accepted or {}).get("generation", ""))
 
-    def _of_facts(self, name: str, asked: Future[Facts]) -> tuple[Findings, dict[str, Facts]]:
+    def _of_facts(self, name: str, asked: Future[Facts]) -> tuple[Findings, dict[str, Facts], Told]:
         master = self._pipeline.master.name
         ours, theirs = answer_of(self._facts, master), answer_of(asked, name)
         found = Findings()
         running = {}
+        told: Told = ("", ())
         for host, answer in ((master, ours), (name, theirs)):
             if isinstance(answer, Findings):
                 found += answer
@@ -167,7 +173,8 @@ class Looking:
             found += judge_recovery(name, theirs)
             if not isinstance(ours, Findings):
                 found += judge_both(name, ours, theirs)
-        return found, running
+                told = parity_of(name, ours, theirs)
+        return found, running, told
 
 
 def judge_both(name: str, master: Facts, peer: Facts) -> Findings:
@@ -263,8 +270,8 @@ def remember(
             latest = pipeline.memory.load_peer(record.name)
             if is_wanted() and not has_moved_on(record, latest):
                 made = made_of(seen, latest.look)
-                pipeline.memory.save_peer(replace(latest, look=made))
-                return Looked(record.name, made, latest.look, is_kept=True)
+                pipeline.memory.save_peer(replace(latest, look=made, parity=seen.parity or latest.parity))
+                return Looked(record.name, made, latest.look, is_kept=True, unlike=newly_unlike(latest, seen))
     return Looked(record.name, made_of(seen, record.look), record.look)
 
 
@@ -272,6 +279,11 @@ def has_moved_on(record: PeerRecord, latest: PeerRecord) -> bool:
     """Whether a run between these two did something there, or tried to."""
     is_quiet = latest.last_run == record.last_run or latest.last_outcome == model.IN_SYNC
     return latest.generation != record.generation or not is_quiet
+
+
+def newly_unlike(latest: PeerRecord, seen: Seen) -> tuple[str, ...]:
+    has_changed = latest.parity and seen.parity and latest.parity != seen.parity
+    return seen.unlike if has_changed else ()
 
 
 def made_of(seen: Seen, known: Look | None) -> Look:
