@@ -38,6 +38,7 @@ class MasterHost:
         self.nginx = RunningNginx(self.local.settings, state_dir / "master" / "running.json")
         self._places: tuple[Path, Path] | None = None
         self._reader: Any = None
+        self.payloads: dict[bytes, list[dict[str, Any]]] | None = None  # set: what crossplane read here is kept in it
 
     def scan(self, projection: Any, *, full: bool) -> Any:
         return self.local.scan(projection, full=full)
@@ -74,7 +75,7 @@ class MasterHost:
         from ngxsync.edges.nginxconf import ConfReader
 
         if self._reader is None:
-            self._reader = ConfReader(self.local.state_dir / "master" / CONF_CACHE)
+            self._reader = ConfReader(self.local.state_dir / "master" / CONF_CACHE, payloads=self.payloads)
         files = self._reader.named_files(*self.places())
         own = {
             tree: tuple(literal_pattern(path) for path in paths)

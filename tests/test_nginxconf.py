@@ -13,7 +13,7 @@ import pytest
 from ngxsync.agent.directives import named_files, parse
 from ngxsync.agent.nginxtest import parse_nginx_t
 from ngxsync.core.model import Problem
-from ngxsync.edges.nginxconf import ConfReader, explain, with_hints
+from ngxsync.edges.nginxconf import ConfReader, Payloads, explain, parse_text, with_hints
 from tests.broken_cases import BASE, CASES, INCLUDE_CYCLE, MAIN, MASTER_ADDRESS, OUTSIDE, PEER_ONLY, VHOST, BrokenCase
 
 NGINX = "/usr/sbin/nginx"
@@ -400,3 +400,16 @@ def test_a_pipe_among_the_files_keeps_nobody_waiting(tmp_path: Path) -> None:
         f"{tmp_path}/conf.d/pipe.conf: it is no regular file: whoever reads it may wait for ever"
     ]
     assert ConfReader().named_files(Path("nginx.conf"), tmp_path)
+
+
+def test_what_the_reader_parsed_is_not_parsed_again(tree: Path) -> None:
+    """And says the same: one text is one payload."""
+    kept: Payloads = {}
+    ConfReader(payloads=kept).named_files(Path(MAIN), tree)
+    files = [file for file in tree.rglob("*") if file.is_file() and file.read_bytes() in kept]
+    assert tree / MAIN in files
+    for file in files:
+        text = file.read_bytes()
+        assert parse_text(text, kept) == parse_text(text)
+    other = parse_text(b"gzip on;", {b"gzip on;": [{"directive": "kept", "args": [], "line": 1}]})
+    assert "not what crossplane takes it for" in other.problem, "taken from what was kept, and looked at all the same"

@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ngxsync.agent.manifest import is_below
@@ -96,7 +97,8 @@ class Difference:
             return self.fetched
 
         conf, prefix = assembly.master.places()
-        parts = Parts(str(prefix / conf), assembly.config.sync.trees, self.own, parse_text, fetch)
+        parse = partial(parse_text, payloads=assembly.master.payloads)
+        parts = Parts(str(prefix / conf), assembly.config.sync.trees, self.own, parse, fetch)
         found = find_meaning(parts, self.compared.snapshot.manifest, self.compared.peer.manifest, self.compared.plan)
         self.meaning = [finding for finding in found if any(map(self._is_within, finding.files))]
 

@@ -80,6 +80,7 @@ def diff(
     show = Show(text=not (stat or name_only), names_only=name_only, verbose=verbose, coloured=is_coloured())
     with open_assembly(configuration) as assembly:
         raise_if_unknown(peers, configuration, assembly.peers)
+        assembly.master.payloads = {}
         chosen = [peer for name, peer in assembly.peers.items() if not peers or name in peers]
         report = Report(assembly, [Compared(assembly, peer, limits, name_only) for peer in chosen], show)
         if as_json:

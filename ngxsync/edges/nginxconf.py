@@ -47,6 +47,7 @@ _UNKNOWN = 'unknown directive "'
 _RACY_S = 2.0
 _CACHE_VERSION = 1
 _Key = tuple[str, str]  # a configuration file, and the block that includes it
+Payloads = dict[bytes, list[dict[str, Any]]]  # text to what crossplane makes of it
 
 
 def explain(conf: Path, prefix: Path) -> tuple[Problem, ...]:
@@ -138,11 +139,18 @@ class ConfReader:
     """Finds the files that a configuration names, and reads again only the configuration files that changed.
 
     A file counts as unchanged while device, inode, size, mtime and ctime are the same. What was read is kept in memory
-    and, where `cache_file` is given, on disk (0600); a damaged cache file is as good as none.
+    and, where `cache_file` is given, on disk (0600); a damaged cache file is as good as none. What crossplane makes of
+    a file is put into `payloads`, where it is given: for who parses the same texts next.
     """
 
-    def __init__(self, cache_file: Path | None = None, *, now: Callable[[], float] = time.time) -> None:
-        self._cache_file = cache_file
+    def __init__(
+        self,
+        cache_file: Path | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+        payloads: Payloads | None = None,
+    ) -> None:
+        self._cache_file, self._payloads = cache_file, payloads
         self._now = now
         self._places = ("", "")  # main configuration file and prefix that what is kept belongs to
         self._seen: dict[_Key, _Seen] = {}
@@ -183,7 +191,7 @@ class ConfReader:
             known = self._seen.get((file, context))
             if known is not None and known.stamp == stamp:
                 return known
-            parsed = _parse(file, context)
+            parsed = _parse(file, context, self._payloads)
             after, changed_at = _stamp(file)
         except OSError:
             return None
@@ -212,13 +220,13 @@ def _stamp(file: str) -> tuple[str, float]:
     return ":".join(map(str, parts)), status.st_ctime
 
 
-def parse_text(text: bytes) -> Parsed:
+def parse_text(text: bytes, payloads: Payloads | None = None) -> Parsed:
     """One file for a comparison by meaning, from crossplane; with a problem where it cannot read it, or would change it."""
     ours = directives.parse(text, "")
     parsed: tuple[Item, ...] = ()
     try:
         problem = _unfit(text, ours)
-        parsed = () if problem else items_from(_payload_of(text))
+        parsed = () if problem else items_from((payloads or {}).get(text) or _payload_of(text))
     except (OSError, RecursionError) as error:
         problem = _reason(error)
     except ValueError as error:
@@ -255,14 +263,17 @@ def _payload_of(text: bytes) -> list[dict[str, Any]]:
     return list(payload["config"][0]["parsed"])
 
 
-def _parse(file: str, context: str) -> list[Directive]:
+def _parse(file: str, context: str, payloads: Payloads | None) -> list[Directive]:
     """All directives of one file; our own lexer reads what crossplane cannot, or would change (bytes outside UTF-8)."""
     text = Path(file).read_bytes()
     try:
         text.decode("utf-8")
         payload = crossplane.parse(file, single=True, check_ctx=False, check_args=False, catch_errors=True)
         if not payload["errors"]:
-            return list(_flat(payload["config"][0]["parsed"], file, context, 0))
+            parsed = payload["config"][0]["parsed"]
+            if payloads is not None and Path(file).read_bytes() == text:
+                payloads[text] = parsed
+            return list(_flat(parsed, file, context, 0))
     except (UnicodeDecodeError, RecursionError):
         pass
     return directives.parse(text, file, context)
