@@ -262,8 +262,13 @@ def row(what: str, measured_s: float, goal: str) -> str:
 
 def with_rows(text: str, rows: list[str]) -> str:
     """The document with these rows of its last table put anew, or added."""
-    names = {line.split(" | ")[0] for line in rows}
-    return "".join(f"{line}\n" for line in [*(t for t in text.splitlines() if t.split(" | ")[0] not in names), *rows])
+    names = {_name(line) for line in rows}
+    return "".join(f"{line}\n" for line in [*(line for line in text.splitlines() if _name(line) not in names), *rows])
+
+
+def _name(line: str) -> str:
+    """What a row of that table is about, without what it says of this run."""
+    return line.split(" | ")[0].split(" (")[0]
 
 
 def part_rows(names: Iterable[str]) -> list[str]:
