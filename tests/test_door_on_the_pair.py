@@ -32,6 +32,7 @@ from tests.door import (
 from tests.hosts import wait_until
 from tests.pair import ROOT, Pair, manifest_of, write_tree
 from tests.resident import STATE, Resident, are_equal, by_hand, left_in_stages, resident, served, site
+from tests.test_ready import reload
 
 KEYS = "/root/.ssh/authorized_keys"
 RECEIVE = "rsync --server -WIRe.LsfxCIvu --timeout=30 --stats --no-implied-dirs ."
@@ -148,6 +149,9 @@ def test_every_command_of_the_master_works(pair: Pair) -> None:
     assert pair.ngxsync("sync", "--dry-run").returncode == 0
     assert pair.ngxsync("sync").returncode == 0
     assert pair.ngxsync("status").returncode == 0
+    reload(pair.web1)
+    ready = pair.ngxsync("ready", "--probe")
+    assert (ready.returncode, ready.stdout) == (0, "web1 -> web2: ready, proven just now, probed just now\n")
     checked = pair.ngxsync("check")
     assert checked.returncode == 0, checked.stdout
     assert "both ssh stacks: OK (root@web2 by fabric and by OpenSSH)" in checked.stdout
