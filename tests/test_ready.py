@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from tests import test_leaning as leaning
 from tests.console import Console, console
 from tests.hosts import Host, wait_until
 from tests.pair import LONG_AGO_NS, ROOT, Pair, write_tree
@@ -69,12 +73,12 @@ def ready(scene: Scene, *arguments: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, peer
 
 
-def make_certificate(pair: Pair, days: int = 30) -> None:
+def make_certificate(pair: Pair) -> None:
     """The same on both hosts."""
     pair.web1.run(["mkdir", "-p", "/srv/tls"])
     argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     files = ["-keyout", "/srv/tls/site.key", "-out", "/srv/tls/site.crt"]
-    pair.web1.run([*argv, "-days", str(days), "-subj", "/CN=tls.test", *files])
+    pair.web1.run([*argv, "-days", "90", "-subj", "/CN=tls.test", *files])
     copy(pair, "/srv/tls/site.key", "/srv/tls/site.crt")
 
 
@@ -189,6 +193,33 @@ def certificate_is_missing(scene: Scene) -> Iterator[Expected]:
     reload(scene.web2)
 
 
+def certificate_has_expired(scene: Scene) -> Iterator[Expected]:
+    """Another one than here, which ended yesterday; and its key fits."""
+    key = load_pem_private_key(scene.web2.path("/srv/tls/site.key").read_bytes(), None)
+    assert isinstance(key, EllipticCurvePrivateKey)
+    scene.web2.path("/srv/tls/site.crt").write_bytes(leaning.make_certificate(key, time.time() - 86400))
+    yield Expected("certificates", "web2", "/srv/tls/site.crt has expired, ")
+    copy(scene.pair, "/srv/tls/site.crt")
+
+
+def key_is_of_another_certificate(scene: Scene) -> Iterator[Expected]:
+    scene.web2.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "/srv/tls/site.key"])
+    yield Expected("certificates", "web2", "/srv/tls/site.key is not the key of /srv/tls/site.crt ")
+    copy(scene.pair, "/srv/tls/site.key")
+
+
+def passwords_cannot_be_read(scene: Scene) -> Iterator[Expected]:
+    scene.web2.path("/srv/users").chmod(0o600)
+    yield Expected("files-that-nginx-reads", "web2", "www-data cannot read /srv/users")
+    scene.web2.path("/srv/users").chmod(0o644)
+
+
+def passwords_are_others(scene: Scene) -> Iterator[Expected]:
+    scene.web2.path("/srv/users").write_text("somebody:{PLAIN}else\n")
+    yield Expected("files-outside-the-trees", "web2", "web2 has others: /srv/users")
+    copy(scene.pair, "/srv/users")
+
+
 def listen_is_foreign(scene: Scene) -> Iterator[Expected]:
     text = scene.web1.path(f"{ROOT}/{SITE}").read_text()
     edit(scene.web1, SITE, text.replace("listen 80;", "listen 80; listen 192.0.2.1:88;"))
@@ -253,6 +284,10 @@ CAUSES: tuple[Callable[[Scene], Iterator[Expected]], ...] = (
     port_is_taken,
     peer_is_down,
     certificate_is_missing,
+    certificate_has_expired,
+    key_is_of_another_certificate,
+    passwords_cannot_be_read,
+    passwords_are_others,
     listen_is_foreign,
     peer_answers_otherwise,
     nothing_recovers,

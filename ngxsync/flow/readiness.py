@@ -33,6 +33,7 @@ from ngxsync.core.readiness import (
     judge_running,
     of_checks,
     of_error,
+    sharper,
 )
 from ngxsync.flow import requests
 from ngxsync.flow.interfaces import Options, Peer, Prepared, Validation
@@ -184,7 +185,7 @@ def judge_both(name: str, master: Facts, peer: Facts) -> Findings:
         return found
     checks = [
         *judge_parity.judge_parity(name, master, peer),
-        *judge_leans.judge_outside(name, master, peer),
+        *sharper(judge_leans.judge_outside(name, master, peer)),
         *judge_leans.judge_leaning(name, peer, master),
     ]
     return found + of_checks(checks)
