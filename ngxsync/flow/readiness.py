@@ -36,7 +36,7 @@ from ngxsync.core.readiness import (
     sharper,
 )
 from ngxsync.flow import requests
-from ngxsync.flow.interfaces import Options, Peer, Prepared, Validation
+from ngxsync.flow.interfaces import Named, Options, Peer, Prepared, Validation
 from ngxsync.flow.outcomes import message_of
 from ngxsync.flow.parity import Told, parity_of
 from ngxsync.flow.peer_run import PeerRun
@@ -69,18 +69,39 @@ def request_of(config: Config, peer: PeerConfig | None) -> dict[str, Any]:
     return {"projection": projection.as_json(), "rehearse": False, "wait_s": PROBE_S}
 
 
+def known_names(records: Collection[PeerRecord]) -> Named | None:
+    """What nginx writes itself, as it was when all these peers were synced; None where one never was.
+
+    If the configuration names more since, it differs from the peers anyway: so it is not read for this.
+    """
+    if any(record.generation is None for record in records):
+        return None
+    first, *others = [record.self_excludes for record in records]
+    common = {
+        tree: tuple(pattern for pattern in patterns if all(pattern in other.get(tree, ()) for other in others))
+        for tree, patterns in first.items()
+    }
+    return Named(self_excludes=common)
+
+
 class Looking:
     """The questions of one look at several peers; those to the master are asked once."""
 
-    def __init__(self, pipeline: Pipeline, pool: ThreadPoolExecutor, begun: Callable[[], Facts] | None) -> None:
-        self._pipeline, self._pool = pipeline, pool
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        pool: ThreadPoolExecutor,
+        records: Collection[PeerRecord],
+        begun: Callable[[], Facts] | None,
+    ) -> None:
+        self._pipeline, self._pool, self._records = pipeline, pool, records
         request = request_of(pipeline.config, None)
         self._facts = pool.submit(self._answer_of_master, begun or (lambda: pipeline.master.ask("facts", request)))
         self._probes: Future[Facts] | None = None
         self._prepared: Future[Prepared] | None = None
 
     def _scan(self) -> Prepared:
-        named = self._pipeline.master.named()
+        named = known_names(self._records) or self._pipeline.master.named()
         return Prepared("ready", self._pipeline.scan(named, full=False), Validation(True), named)
 
     @staticmethod
@@ -244,7 +265,7 @@ def look(
     """
     records = {peer.config.name: pipeline.memory.load_peer(peer.config.name) for peer in peers}
     with ThreadPoolExecutor(max_workers=3 * len(records) + 3) as pool:
-        looking = Looking(pipeline, pool, begun)
+        looking = Looking(pipeline, pool, list(records.values()), begun)
         asked = {
             peer.config.name: looking.begin(peer, records[peer.config.name], probe=probe, is_equal=is_equal)
             for peer in peers
