@@ -24,13 +24,11 @@ LOCK_S = 5.0  # for a run that is at work to end, until what was found may be wr
 
 
 class Looker:
-    """`told()` follows each look. `clock` is monotonic seconds."""
+    """Of one peer. `clock` is monotonic seconds."""
 
-    def __init__(
-        self, peer: Peer, pipeline: Pipeline, *, told: Callable[[], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, peer: Peer, pipeline: Pipeline, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = peer.config.name
-        self._peer, self._pipeline, self._told, self._clock = peer, pipeline, told, clock
+        self._peer, self._pipeline, self._clock = peer, pipeline, clock
         self._due: float | None = None
         self._asked_since: float | None = None
         self._probe = self._is_equal = False
@@ -95,7 +93,6 @@ class Looker:
         )
         if found.is_kept:
             self._tell(found)
-            self._told()
         else:
             self._probe |= probe  # for the next one
 

@@ -71,7 +71,7 @@ class Worker:
         self._overruled: tuple[RunResult, Options] | None = None
         self._is_warming = self._is_stopping = False
         self._brake = Brake()
-        self._looker = Looker(peer, pipeline, told=told, clock=clock)
+        self._looker = Looker(peer, pipeline, clock)
         self._busy_since: float | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name=f"peer {self.name}", daemon=True)
