@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
 
 from tests.pair import Pair
 from tests.resident import Resident, resident
+
+
+def pytest_configure() -> None:
+    """Where the tests run in the background of a shell, Ctrl-C is ignored, and every command of theirs would inherit that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
