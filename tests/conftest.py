@@ -6,6 +6,7 @@ import signal
 from collections.abc import Generator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.pair import Pair
 from tests.resident import Resident, resident
@@ -15,6 +16,11 @@ def pytest_configure() -> None:
     """Where the tests run in the background of a shell, Ctrl-C is ignored, and every command of theirs would inherit that."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# a busy machine draws slowly: that says nothing of a law
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

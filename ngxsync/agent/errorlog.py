@@ -141,7 +141,7 @@ def _with_rotated(path: str, since: float) -> List[str]:
             continue
         if written >= int(since):
             aged.append((written, file))
-    return [file for _, file in sorted(aged)]
+    return [file for _, file in sorted(aged, key=lambda item: (item[0], item[1] == path, item[1]))]
 
 
 def _entries_of(
