@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests import bench_meaning
+from tests import bench_drift, bench_meaning
 from tests.hosts import PROJECT, Host
 from tests.pair import BASE_TREE, ROOT, Daemon, Pair, make_pair, write_tree
 
@@ -250,7 +250,7 @@ def size_rows(results: list[dict[str, float]]) -> Iterator[str]:
         yield f"| {int(r['size']):,} | {times} | {'; '.join(goals)} |"
 
 
-PARTS = {"meaning": bench_meaning.measure}
+PARTS = {"meaning": bench_meaning.measure, "drift": bench_drift.measure}
 DOCUMENT = PROJECT / "docs" / "benchmarks.md"
 
 

@@ -21,6 +21,7 @@ from ngxsync.agent import folders, renames, stage
 from ngxsync.agent import scan as scanning
 from ngxsync.agent.exchange import Exchange, Ids
 from ngxsync.agent.journal import Item
+from ngxsync.agent.known import SHA
 from ngxsync.agent.manifest import Entry, Manifest, delta
 from ngxsync.agent.request import make_items
 from ngxsync.agent.scan import Names, Scan, scan
@@ -82,11 +83,11 @@ def test_an_edit_of_equal_size_and_time_is_seen(tree: Path, aged: Callable[[floa
     file = tree / "conf/nginx.conf"
     os.utime(file, ns=(LONG_AGO, LONG_AGO))
     aged(10)
-    first = scan(projection(tree), {}, str(tree))
-    assert str(file) in first.cache
+    first = scan(projection(tree), None, str(tree))
+    assert str(file) in first.known.marks
     file.write_text("EVENTS {}\n")
     os.utime(file, ns=(LONG_AGO, LONG_AGO))
-    second = scan(projection(tree), first.cache, str(tree))
+    second = scan(projection(tree), first.known, str(tree))
     assert content_of(second, file) != content_of(first, file)
 
 
@@ -94,29 +95,30 @@ def test_another_file_of_equal_size_and_time_is_seen(tree: Path, aged: Callable[
     file = tree / "conf/nginx.conf"
     os.utime(file, ns=(LONG_AGO, LONG_AGO))
     aged(10)
-    first = scan(projection(tree), {}, str(tree))
+    first = scan(projection(tree), None, str(tree))
     (tree / "other").write_text("EVENTS {}\n")
     os.utime(tree / "other", ns=(LONG_AGO, LONG_AGO))
     (tree / "other").rename(file)
-    assert content_of(scan(projection(tree), first.cache, str(tree)), file) != content_of(first, file)
+    assert content_of(scan(projection(tree), first.known, str(tree)), file) != content_of(first, file)
 
 
 def test_what_was_just_written_is_used_but_not_kept(tree: Path, aged: Callable[[float], None]) -> None:
     """Older kernels give ctime one tick: a second edit within it would look like the first."""
     file = tree / "conf/nginx.conf"
-    fresh = scan(projection(tree), {}, str(tree))
+    fresh = scan(projection(tree), None, str(tree))
     assert content_of(fresh, file)
-    assert fresh.cache == {}
+    assert fresh.known.marks == {}
     aged(1)
-    assert scan(projection(tree), {}, str(tree)).cache == {}
+    assert scan(projection(tree), None, str(tree)).known.marks == {}
     aged(3)
-    assert str(file) in scan(projection(tree), {}, str(tree)).cache
+    assert str(file) in scan(projection(tree), None, str(tree)).known.marks
 
 
 def test_what_is_known_is_not_read_again(tree: Path, aged: Callable[[float], None]) -> None:
     aged(10)
-    known = {path: (mark, "known") for path, (mark, _) in scan(projection(tree), {}, str(tree)).cache.items()}
-    assert content_of(scan(projection(tree), known, str(tree)), tree / "conf/nginx.conf") == "known"
+    found = scan(projection(tree), None, str(tree)).known
+    known = found._replace(marks={path: mark[:-SHA] + "k" * SHA for path, mark in found.marks.items()})
+    assert content_of(scan(projection(tree), known, str(tree)), tree / "conf/nginx.conf") == "k" * SHA
     assert content_of(scan(projection(tree), None, str(tree)), tree / "conf/nginx.conf") != "known"
 
 

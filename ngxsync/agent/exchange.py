@@ -97,7 +97,7 @@ class Exchange:
             raise ValueError("an entry is missing")
         return entry_from_json(fields)
 
-    def look(self, name: str, folder: int, known: Any = None) -> Optional[Entry]:
+    def look(self, name: str, folder: int, known: Optional[str] = None) -> Optional[Entry]:
         """The live entry of a name; "." is the folder itself."""
         return root_entry(folder, self.names) if name == "." else entry_at(name, folder, self.names, known)
 

@@ -1,5 +1,6 @@
 """The agent as a program: one JSON request on standard input, one JSON object as the last line of standard output."""
 
+import gc
 import importlib
 import json
 import os
@@ -75,6 +76,7 @@ def main(argv: List[str]) -> int:
 
         return inspection.by_hand(verb, lambda request: answered(verb, request), as_json)
     if verb in READING:
+        gc.disable()  # this process ends with its answer: a search for cycles in a manifest takes longer than to read it
         signal.alarm(READING_S)  # a regex of a request may never end, and its caller is gone long before
     say(guarded(lambda: answered_text(verb, text)))
     return 0

@@ -92,6 +92,13 @@ def patched(old: Manifest, changed: Dict[str, Optional[Entry]]) -> Manifest:
     return result
 
 
+def shared(manifest: Manifest, like: Manifest) -> Manifest:
+    """The same manifest, of the objects of another one where they are equal: two that are kept take the room of one."""
+    if manifest == like:
+        return like
+    return {path: like[path] if like.get(path) == entry else entry for path, entry in manifest.items()}
+
+
 def is_below(path: str, folder: str) -> bool:
     """True where path is folder itself or lies below it; both absolute and normalised."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")

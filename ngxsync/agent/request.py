@@ -188,7 +188,7 @@ def claims_equal(request: Dict[str, Any], items: List[Item]) -> bool:
 
 def raise_if_not_equal(request: Dict[str, Any], store: Store, planned: Manifest) -> None:
     """What is accepted without a change must be there. Raises Failure (peer-changed)."""
-    found = scan(request["projection"], store.cache(), store.root)
+    found = scan(request["projection"], store.known(), store.root)
     if found.unread or not is_equal(found, planned):
         raise Failure("peer-changed", "the trees here changed since they were compared", next="sync again")
 

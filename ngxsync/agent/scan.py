@@ -2,6 +2,7 @@
 
 File hashes are kept by (device, inode, size, mtime, ctime): an unchanged file costs one lstat. Entries whose ctime is within
 2 s of the file system's own clock are used but not kept, since older kernels give ctime one tick (DESIGN 3, step 2).
+Where the excludes are those of the scan before, a file that is as it was then is not asked of them again.
 """
 
 import errno
@@ -13,6 +14,7 @@ import re
 import stat
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
+from .known import SHA, Known, content_of, mark_of, nothing, rules_digest
 from .manifest import DIR, FILE, LINK, Entry, Manifest
 
 OWN_FOLDER = ".ngxsync"
@@ -21,7 +23,6 @@ FRESH_NS = 2 * 10**9
 ATTEMPTS = 5
 
 Signature = Tuple[int, int, int, int, int]
-Cache = Dict[str, Tuple[Signature, str]]
 
 Scan = NamedTuple(
     "Scan",
@@ -29,7 +30,7 @@ Scan = NamedTuple(
         ("manifest", Manifest),
         ("specials", List[str]),  # sockets, devices, pipes: reported and left alone
         ("roots", Dict[str, Any]),  # tree -> {"real", "dev", "ino", "mounts"}
-        ("cache", Cache),
+        ("known", Known),  # its files, but for those that are too young
         ("unread", List[str]),  # "path: reason" of what could not be read
         ("kept_apart", List[str]),  # for each directory that holds excluded entries one of them
     ],
@@ -159,15 +160,22 @@ def unescape_mount(field: bytes) -> bytes:
     return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match.group(1), 8)]), field)
 
 
-def scan(projection: Dict[str, Any], cache: Optional[Cache] = None, clock_folder: Optional[str] = None) -> Scan:
-    """Scan all trees of a projection; `cache` is what an earlier scan gave, None reads every file.
+def scan(
+    projection: Dict[str, Any],
+    known: Optional[Known] = None,
+    clock_folder: Optional[str] = None,
+    earlier: Optional[Manifest] = None,
+) -> Scan:
+    """Scan all trees of a projection; `known` is what an earlier scan gave, None reads every file.
 
+    Entries that equal those of the manifest `earlier` are the same objects: who keeps both has them once.
     Raises OSError where a root exists and cannot be read. A root that is absent gives no entries and no record in `roots`.
     """
-    result = Scan({}, [], {}, {}, [], [])
+    known = nothing() if known is None else known
+    result = Scan({}, [], {}, Known(rules_digest(projection), {}), [], [])
     names = Names(projection["owners"])
     for tree in projection["trees"]:
-        _Walk(tree["path"], Rules(tree["exclude"]), names, cache or {}, result, clock_folder).run()
+        _Walk(tree["path"], Rules(tree["exclude"]), names, known, result, clock_folder, earlier or {}).run()
     return result
 
 
@@ -178,13 +186,22 @@ def _file_system_id(path: str) -> str:
 
 
 class _Walk:
-    """One tree; a class only because the recursion shares seven values."""
+    """One tree; a class only because the recursion shares its values."""
 
     def __init__(
-        self, root: str, rules: Rules, names: Names, cache: Cache, result: Scan, clock_folder: Optional[str]
+        self,
+        root: str,
+        rules: Rules,
+        names: Names,
+        known: Known,
+        result: Scan,
+        clock_folder: Optional[str],
+        earlier: Manifest,
     ) -> None:
-        self.root, self.rules, self.names, self.cache, self.result = root, rules, names, cache, result
-        self.clock_folder = clock_folder
+        self.root, self.rules, self.names, self.known, self.result = root, rules, names, known.marks, result
+        self.are_let_in = known.rules == result.known.rules
+        self.clock_folder, self.earlier = clock_folder, earlier
+        self.top = root + "/"
         self.now_ns = 0
         self.apart: Set[str] = set()
 
@@ -206,7 +223,7 @@ class _Walk:
             "fsid": _file_system_id(real),
             "mounts": [os.path.relpath(point, real) for point in mounts_below(real)],
         }
-        self.result.manifest[self.root] = self._entry(DIR, info, "")
+        self._take(self.root, make_entry(DIR, info, "", self.names))
         self._folder(real, "")
 
     def _folder(self, real: str, relative: str) -> None:
@@ -226,17 +243,19 @@ class _Walk:
     def _item(self, item: Any, relative: str) -> None:
         try:
             info = item.stat(follow_symlinks=False)
+            if stat.S_ISREG(info.st_mode) and self._is_as_before(relative, info):
+                return
             is_dir = stat.S_ISDIR(info.st_mode)
             if self.rules.excludes(relative, is_dir):
                 self._keep_apart(relative)
                 return
             if is_dir:
-                self.result.manifest[self._shown(relative)] = self._entry(DIR, info, "")
+                self._take(self._shown(relative), make_entry(DIR, info, "", self.names))
                 self._folder(item.path, relative)
             elif stat.S_ISREG(info.st_mode):
                 self._file(item.path, relative, info)
             elif stat.S_ISLNK(info.st_mode):
-                self.result.manifest[self._shown(relative)] = self._entry(LINK, info, os.readlink(item.path))
+                self._take(self._shown(relative), make_entry(LINK, info, os.readlink(item.path), self.names))
             else:
                 self.result.specials.append(self._shown(relative))
         except Unstable:
@@ -253,24 +272,36 @@ class _Walk:
             self.apart.add(folder)
             self.result.kept_apart.append(self._shown(relative))
 
+    def _is_as_before(self, relative: str, info: os.stat_result) -> bool:
+        """Takes a file that is known under these very excludes, and says so: most files, so this is what a scan costs."""
+        path = self.top + relative
+        mark = self.known.get(path)
+        if mark is None or mark[:-SHA] != mark_of(info) or not self.are_let_in:
+            return False
+        entry = self.earlier.get(path)
+        # a chmod or chown moves ctime; a user may get another name without it
+        if entry is None or entry[2:4] != self.names.of(info) or entry[6] != mark[-SHA:]:
+            entry = make_entry(FILE, info, mark[-SHA:], self.names)
+        self.result.manifest[path] = entry
+        if self.now_ns - info.st_ctime_ns > FRESH_NS:
+            self.result.known.marks[path] = mark
+        return True
+
     def _file(self, real: str, relative: str, info: os.stat_result) -> None:
         path = self._shown(relative)
-        mark = signature(info)
-        known = self.cache.get(path)
-        if known is not None and known[0] == mark:
-            content = known[1]
-        else:
+        content = content_of(self.known.get(path), info)
+        if not content:
             content, info = hash_file(real)
-            mark = signature(info)
-        if self.now_ns - mark[4] > FRESH_NS:
-            self.result.cache[path] = (mark, content)
-        self.result.manifest[path] = self._entry(FILE, info, content)
+        if self.now_ns - info.st_ctime_ns > FRESH_NS:
+            self.result.known.marks[path] = mark_of(info) + content
+        self._take(path, make_entry(FILE, info, content, self.names))
+
+    def _take(self, path: str, entry: Entry) -> None:
+        before = self.earlier.get(path)
+        self.result.manifest[path] = before if before == entry and before is not None else entry
 
     def _shown(self, relative: str) -> str:
-        return self.root + "/" + relative
-
-    def _entry(self, kind: str, info: os.stat_result, content: str) -> Entry:
-        return make_entry(kind, info, content, self.names)
+        return self.top + relative
 
 
 def make_entry(kind: str, info: os.stat_result, content: str, names: Names) -> Entry:
@@ -280,10 +311,10 @@ def make_entry(kind: str, info: os.stat_result, content: str, names: Names) -> E
     return Entry(kind, mode, owner, group, mtime, info.st_size if kind == FILE else 0, content)
 
 
-def entry_at(name: str, dir_fd: int, names: Names, known: Optional[Tuple[Signature, str]] = None) -> Optional[Entry]:
+def entry_at(name: str, dir_fd: int, names: Names, known: Optional[str] = None) -> Optional[Entry]:
     """The live entry of one name in an open directory; None where there is none. Special files have kind SPECIAL.
 
-    `known` is (signature, sha256) from a scan: where the signature still holds, the file is not read again.
+    `known` is what a scan knows the file by: where that still holds, it is not read again.
     """
     try:
         info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
@@ -295,7 +326,7 @@ def entry_at(name: str, dir_fd: int, names: Names, known: Optional[Tuple[Signatu
         return make_entry(LINK, info, os.readlink(name, dir_fd=dir_fd), names)
     if not stat.S_ISREG(info.st_mode):
         return make_entry(SPECIAL, info, "", names)
-    if known is not None and known[0] == signature(info):
-        return make_entry(FILE, info, known[1], names)
-    content, info = hash_file(name, dir_fd)
+    content = content_of(known, info)
+    if not content:
+        content, info = hash_file(name, dir_fd)
     return make_entry(FILE, info, content, names)

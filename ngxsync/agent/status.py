@@ -65,7 +65,7 @@ def edited(store: Store, accepted: Optional[Answer]) -> Optional[Answer]:
         return None
     try:
         planned = store.accepted_manifest(accepted)
-        found = scan(accepted["projection"], store.cache())
+        found = scan(accepted["projection"], store.known())
     except (Damaged, OSError) as error:
         return {"count": None, "paths": [], "unread": [str(error)]}
     paths = differing(planned, found.manifest)

@@ -16,7 +16,7 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from . import kernel
 from . import manifest as manifests
-from .scan import Cache
+from .known import Known, read_known, write_known
 
 LOCK_WAIT_S = 5.0
 RUN_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}\Z")
@@ -228,25 +228,13 @@ class Store:
         finally:
             os.close(fd)
 
-    # hash cache
+    # what scans learnt
 
-    def cache(self) -> Cache:
-        try:
-            data = self.read("cache.json") or {}
-            return {path: (tuple(mark), content) for path, (mark, content) in data.items()}
-        except (Damaged, ValueError, TypeError, AttributeError):
-            return {}  # only speed is lost
+    def known(self) -> Known:
+        return read_known(self.path("cache.json"))
 
-    def keep_cache(self, cache: Cache) -> None:
-        """Neither durable nor needed: without it every file is read once more."""
-        temporary = self.path("cache.json.%d.tmp" % os.getpid())
-        try:
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-                stream.write(encoded(cache))
-            os.rename(temporary, self.path("cache.json"))
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+    def keep_known(self, known: Known) -> None:
+        write_known(self.path("cache.json"), known)
 
     # the two locks
 

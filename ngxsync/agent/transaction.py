@@ -114,7 +114,7 @@ class Transaction:
 
     def _prepare(self, exchange: Exchange) -> None:
         raise_if_unknown_owner(exchange)
-        known = self.store.cache()
+        known = self.store.known().marks
         exchange.items = [self._compared(exchange, item, known) for item in exchange.items]
         folder_of = {}
         for tree in self.trees:
@@ -124,7 +124,7 @@ class Transaction:
         self.warnings += stage.prepare(exchange, folder_of)
 
     @staticmethod
-    def _compared(exchange: Exchange, item: journal.Item, known: Dict[str, Any]) -> journal.Item:
+    def _compared(exchange: Exchange, item: journal.Item, known: Dict[str, str]) -> journal.Item:
         """The item with exactly what is there as its before. Raises PeerChanged, NotEmpty."""
         try:
             with exchange.live(item) as (folder, name):

@@ -9,7 +9,8 @@ from . import journal, staged
 from .answers import Failure
 from .failures import failure_of
 from .folders import STAGE, make_run_folder, remove_run_folder
-from .manifest import PROTOCOL, RELEASE, SPEAKS, delta, is_clean, snapshot_id, to_json
+from .manifest import PROTOCOL, RELEASE, SPEAKS, is_clean, to_json
+from .memo import compared
 from .scan import OWN_FOLDER, scan
 from .store import LOCK_WAIT_S, RUN_NAME, Busy, Damaged, Store
 
@@ -49,28 +50,28 @@ def scan_trees(request: Answer) -> Answer:
     store = Store(request["state_dir"])
     accepted = store.accepted()
     full = bool(request.get("full"))
+    known = None if full else store.known()
     try:
-        found = scan(request["projection"], None if full else store.cache(), store.root)
+        found = scan(request["projection"], known, store.root)
     except OSError as error:
         raise Failure("scan", "%s: %s" % (error.filename, error.strerror), next="see that the agent's user may read it")
-    if os.path.isdir(store.root):
-        store.keep_cache(found.cache)
+    if os.path.isdir(store.root) and found.known != known:
+        store.keep_known(found.known)
     if accepted is not None and accepted.get("kind") == "pull" and request.get("protocol", PROTOCOL) < 3:
         accepted = dict(accepted, kind="sync")  # a master of then knows no other word for it
     same = accepted is not None and accepted["generation"] == request.get("generation")
-    base = store.accepted_manifest(accepted) if same else {}
-    changed = delta(base, found.manifest)
+    answer = compared(store, found.manifest, request["projection"], accepted if same else None)
     # a master that lost its copy (its connection was cut, then it died) asks for what it accepted itself
     copy = to_json(store.accepted_manifest(accepted)) if request.get("want_base") and accepted is not None else None
     return {
         "base_manifest": copy,
         "ok": True,
         "uid": os.geteuid(),
-        "id": snapshot_id(found.manifest, request["projection"]),
+        "id": answer.id,
         "now": time.time(),
         "empty": all(path in found.roots for path in found.manifest),
         "base": "accepted" if same else "none",
-        "changed": {path: None if entry is None else list(entry) for path, entry in changed.items()},
+        "changed": answer.changed,
         "specials": found.specials,
         "kept_apart": found.kept_apart,
         "unread": found.unread,

@@ -37,9 +37,10 @@ def make_plan(
     accepted record looked at that path at all. `main_conf` (absolute) is replaced last. Where both sides are equal
     there is no change, whatever the base says: the accepted record's delta covers that.
     """
+    differing = [path for path in master.keys() | peer.keys() if peer.get(path) != master.get(path)]
     changes = [
         _change(path, peer.get(path), master.get(path), base, covered)
-        for path in master.keys() | peer.keys()
+        for path in differing
         if kind_of(peer.get(path), master.get(path))
     ]
     return Plan(tuple(in_safe_order(changes, main_conf)))

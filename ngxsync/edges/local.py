@@ -19,13 +19,16 @@ from typing import Any, BinaryIO
 
 import ngxsync
 from ngxsync.agent import addresses, binary, nginx, scan
-from ngxsync.agent.manifest import PROTOCOL, Manifest
+from ngxsync.agent.known import Known, nothing, read_known, write_known
+from ngxsync.agent.manifest import PROTOCOL
 from ngxsync.agent.paths import Anchor
 from ngxsync.agent.restore import make_folders
+from ngxsync.agent.scan import Scan
 from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import AgentFailed, Held, Locked, Message, NgxsyncError, TransferFailed
 from ngxsync.core.model import Problem, Projection, Snapshot
 
+KNOWN = "hash-cache.json"
 VALIDATE_S = 120.0
 RESOLVE_S = 2.0
 RECOVER_S = 120.0
@@ -57,27 +60,51 @@ class LocalHost:
         self.settings = dict(settings)
         self.state_dir = state_dir
         self.owners = os.geteuid() == 0
-        self._cache: scan.Cache = {}
-        self._manifest: Manifest = {}
+        self._known: Known | None = None  # None before the first scan
+        self._unsaved = 0  # files of it that are not on disk yet
+        self._latest: Snapshot | None = None
         self._lock = threading.Lock()
         self._spare: subprocess.Popen[bytes] | None = None
 
     def scan(self, projection: Projection, *, full: bool) -> Snapshot:
         """A snapshot of the live trees; `full` reads every file. Raises ScanFailed."""
-        clock = str(self.state_dir) if self.state_dir.is_dir() else None
         with self._lock:
             try:
-                found = scan.scan(projection.as_json(), None if full else self._cache, clock)
+                found = self._scan(projection, full=full)
             except OSError as error:
                 raise self._unreadable(f"{error.filename}: {error.strerror}") from error
             except scan.Unstable as error:
                 raise self._unreadable(f"{error}: it changed all the while it was read") from error
-            _share(found.cache, self._cache)
-            _share(found.manifest, self._manifest)
-            self._cache, self._manifest = found.cache, found.manifest
-        if found.unread:
-            raise self._unreadable("; ".join(found.unread[:5]))
-        return Snapshot(found.manifest, projection, tuple(found.specials), found.roots)
+            self._keep(found.known)
+            if found.unread:
+                raise self._unreadable("; ".join(found.unread[:5]))
+            snapshot = Snapshot(found.manifest, projection, tuple(found.specials), found.roots)
+            if self._latest is None or snapshot != self._latest:
+                self._latest = snapshot
+            return self._latest  # the same object where nothing changed: its id is known
+
+    def _scan(self, projection: Projection, *, full: bool) -> Scan:
+        if self._known is None:
+            self._known = read_known(str(self._file))
+        clock = str(self.state_dir) if self.state_dir.is_dir() else None
+        earlier = self._latest.manifest if self._latest else {}
+        return scan.scan(projection.as_json(), None if full else self._known, clock, earlier)
+
+    @property
+    def _file(self) -> Path:
+        return self.state_dir / "master" / KNOWN
+
+    def _keep(self, found: Known) -> None:
+        """On disk too, for the commands beside a daemon and for its next start: unless so little changed that it is soon read again."""
+        before = self._known if self._known is not None else nothing()
+        if found == before:
+            return
+        self._unsaved += sum(before.marks.get(path) != mark for path, mark in found.marks.items())
+        is_news = found.rules != before.rules or self._unsaved * 20 > len(found.marks)
+        self._known = found
+        if is_news and self._file.parent.is_dir():
+            write_known(str(self._file), found)
+            self._unsaved = 0
 
     def _unreadable(self, what: str) -> ScanFailed:
         hint = "see that ngxsync may read it, or exclude it; the next run tries again"
@@ -240,14 +267,6 @@ def _started(argv: Sequence[str], *, start_new_session: bool = False) -> subproc
     return subprocess.Popen(
         argv, stdin=pipe, stdout=pipe, stderr=pipe, env={"LC_ALL": "C"}, start_new_session=start_new_session
     )
-
-
-def _share(new: dict[str, Any], old: Mapping[str, Any]) -> None:
-    """Equal values of two scans become one object: a daemon that scans for months stays as small as one that began."""
-    for path, value in new.items():
-        known = old.get(path)
-        if known == value:
-            new[path] = known
 
 
 def problems_from(answer: Mapping[str, Any]) -> tuple[Problem, ...]:

@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ngxsync.agent.manifest import Manifest, from_json, to_json
+from ngxsync.agent.manifest import Manifest, from_json, shared, to_json
 from ngxsync.core import memory
 from ngxsync.core.errors import Locked, Message, StateError
 from ngxsync.core.memory import PeerRecord
@@ -64,17 +64,9 @@ class MasterState:
         record = self.load_peer(name)
         word = IN_SYNC if result.outcome == APPLIED else result.outcome
         since = record.since if record.word == word and record.since is not None else self.now()
+        news = replace(record, word=word, since=since, message=result.message)
         self.save_peer(
-            replace(
-                record,
-                word=word,
-                since=since,
-                message=result.message,
-                last_run=run,
-                last_run_at=self.now(),
-                last_outcome=result.outcome,
-                last_exit=result.exit,
-            )
+            replace(news, last_run=run, last_run_at=self.now(), last_outcome=result.outcome, last_exit=result.exit)
         )
 
     def peer_files(self, name: str) -> list[Path]:
@@ -88,21 +80,26 @@ class MasterState:
             with _told(path, "remove"):
                 path.unlink(missing_ok=True)
 
-    def load_accepted(self, name: str, generation: str | None) -> Manifest | None:
-        """The copy of the manifest accepted under this generation, None where the copy is of another, or damaged."""
+    def load_accepted(self, name: str, generation: str | None, like: Manifest | None = None) -> Manifest | None:
+        """The copy of the manifest accepted under this generation, None where the copy is of another, or damaged.
+
+        What equals an entry of `like`, the snapshot, is that entry itself: kept, it costs next to nothing.
+        """
         known = self._accepted.get(name)
-        if known is not None and known[0] == generation:
-            return known[1]
-        try:
-            data = _read_json(self._peer_file(name, "manifest.json"))
-            return from_json(data["manifest"]) if data and generation and data["generation"] == generation else None
-        except BROKEN_JSON:
-            return None
+        if known is None or known[0] != generation:
+            try:
+                data = _read_json(self._peer_file(name, "manifest.json"))
+                if not data or not generation or data["generation"] != generation:
+                    return None
+                known = self._accepted[name] = (generation, shared(from_json(data["manifest"]), like or {}))
+            except BROKEN_JSON:
+                return None
+        return known[1]
 
     def save_accepted(self, name: str, generation: str, manifest: Manifest) -> None:
         """Save this before the record with the same generation: a copy that no record names is merely not used."""
         self._write(self._peer_file(name, "manifest.json"), {"generation": generation, "manifest": to_json(manifest)})
-        self._accepted[name] = (generation, manifest)  # the snapshot's own entries: kept, they cost next to nothing
+        self._accepted[name] = (generation, manifest)
 
     def new_run_id(self, random_hex: str) -> str:
         """The next sequence number (8 digits) and the given random hex: names sort in the order of their making."""

@@ -74,7 +74,7 @@ class PeerRun:
 
     def compare(self, *, may_recover: bool = True, may_learn: bool = True) -> Comparison:
         """Scan the peer and plan. What an earlier run left open there is settled first."""
-        base = self.memory.load_accepted(self.name, self.record.generation)
+        base = self.memory.load_accepted(self.name, self.record.generation, self.snapshot.manifest)
         request = requests.scan_request(
             self.config, self.peer.config, self.snapshot, self.record, base is not None, full=self.options.full
         )
