@@ -21,7 +21,7 @@ from ngxsync.agent.scan import Scan, scan
 from ngxsync.agent.store import Store
 from ngxsync.core.excludes import compile_excludes
 from ngxsync.core.model import Projection, Snapshot
-from ngxsync.edges.local import KNOWN, LocalHost
+from ngxsync.edges.local import KNOWN, LocalHost, ScanFailed
 
 LONG_AGO = 1_600_000_000 * 10**9
 
@@ -313,6 +313,23 @@ def test_nothing_changed_is_the_very_same_snapshot(tree: Path, tmp_path: Path) -
     assert f"{tree}/html/a.html" not in host.scan(excluding, full=False).manifest
     assert host.scan(asked, full=False) == second
     assert isinstance(second, Snapshot)
+
+
+def test_a_scan_that_failed_leaves_no_half_memory(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It learnt of the chmod, and gave no snapshot: the next one may not be made of the latest one's entries."""
+    host, asked = master(tmp_path), Projection(((str(tree), ()),))
+    host.scan(asked, full=False)
+    (tree / "html/a.html").chmod(0o600)
+    write(tree / "html/b.html", "B")
+    with monkeypatch.context() as broken:
+        broken.setattr(scanning, "hash_file", unreadable)
+        with pytest.raises(ScanFailed):
+            host.scan(asked, full=False)
+    assert host.scan(asked, full=False) == master(tmp_path).scan(asked, full=True)
+
+
+def unreadable(name: str) -> None:
+    raise PermissionError(13, "Permission denied", name)
 
 
 # the peer

@@ -12,6 +12,7 @@ import os
 import pwd
 import re
 import stat
+from operator import attrgetter
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from .known import SHA, Known, content_of, mark_of, nothing, rules_digest
@@ -185,6 +186,9 @@ def _file_system_id(path: str) -> str:
     return "%x" % number if number else ""
 
 
+_name_of = attrgetter("name")
+
+
 class _Walk:
     """One tree; a class only because the recursion shares its values."""
 
@@ -229,7 +233,7 @@ class _Walk:
     def _folder(self, real: str, relative: str) -> None:
         try:
             with os.scandir(real) as found:
-                items = sorted(found, key=lambda item: item.name)
+                items = sorted(found, key=_name_of)
         except OSError as error:
             if not relative:
                 raise
@@ -278,13 +282,9 @@ class _Walk:
         mark = self.known.get(path)
         if mark is None or mark[:-SHA] != mark_of(info) or not self.are_let_in:
             return False
-        entry = self.earlier.get(path)
-        # a chmod or chown moves ctime; a user may get another name without it
-        if entry is None or entry[2:4] != self.names.of(info) or entry[6] != mark[-SHA:]:
-            entry = make_entry(FILE, info, mark[-SHA:], self.names)
-        self.result.manifest[path] = entry
         if self.now_ns - info.st_ctime_ns > FRESH_NS:
             self.result.known.marks[path] = mark
+        self._take(path, make_entry(FILE, info, mark[-SHA:], self.names))
         return True
 
     def _file(self, real: str, relative: str, info: os.stat_result) -> None:
