@@ -100,9 +100,8 @@ class LocalHost:
         if found == before:
             return
         self._unsaved += sum(before.marks.get(path) != mark for path, mark in found.marks.items())
-        is_news = found.rules != before.rules or self._unsaved * 20 > len(found.marks)
         self._known = found
-        if is_news and self._file.parent.is_dir():
+        if self._unsaved * 20 > len(found.marks) and self._file.parent.is_dir():
             write_known(str(self._file), found)
             self._unsaved = 0
 
