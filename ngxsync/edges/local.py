@@ -97,10 +97,9 @@ class LocalHost:
     def _keep(self, found: Known) -> None:
         """On disk too, for the commands beside a daemon and for its next start: unless so little changed that it is soon read again."""
         before = self._known if self._known is not None else nothing()
-        if found == before:
-            return
-        self._unsaved += sum(before.marks.get(path) != mark for path, mark in found.marks.items())
-        self._known = found
+        if found != before:
+            self._unsaved += sum(before.marks.get(path) != mark for path, mark in found.marks.items())
+            self._known = found
         if self._unsaved * 20 > len(found.marks) and self._file.parent.is_dir():
             write_known(str(self._file), found)
             self._unsaved = 0
