@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -437,7 +438,17 @@ def test_check_names_them_before_a_sync_fails(pair: Pair) -> None:
     assert "certificates: FAILED (/srv/tls/ended.crt has expired, " in done.stdout.partition("\nweb2\n")[0]
 
 
-def test_before_the_first_sync_and_after_an_upgrade(pair: Pair) -> None:
+@pytest.fixture
+def backlogs(pair: Pair) -> Iterator[None]:
+    """The hosts outlive a test, and what a test sets in their kernel with them."""
+    hosts = (pair.web1, pair.web2)
+    before = [host.run(["sysctl", "-n", "net.core.somaxconn"]).stdout.strip() for host in hosts]
+    yield
+    for host, value in zip(hosts, before, strict=True):
+        host.run(["sysctl", "-qw", f"net.core.somaxconn={value}"])
+
+
+def test_before_the_first_sync_and_after_an_upgrade(pair: Pair, backlogs: None) -> None:
     """Once each: a sync is not held for it, and the next one does not say it again."""
     unlike = "kernel settings: net.core.somaxconn is 128 there, 4096 here"
     pair.web1.run(["sysctl", "-qw", "net.core.somaxconn=4096"])
