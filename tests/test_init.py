@@ -303,9 +303,14 @@ def test_a_jump_host_is_kept_and_its_key_pinned(cron_pair: Pair) -> None:
 
 
 def test_a_user_that_may_not_write_there(cron_pair: Pair) -> None:
-    argv = ["setpriv", "--reuid=www-data", "--regid=www-data", "--clear-groups", sys.executable, "-m", "ngxsync"]
-    environment = {"PYTHONPATH": str(Path(__file__).parent.parent), "HOME": "/tmp", "USER": "www-data"}
-    done = cron_pair.web1.run([*argv, "init", "--from-crontab", LINE], check=False, env=environment)
+    """Root without its right to write everywhere: this checkout may lie where no other user can read."""
+    argv = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable, "-m", "ngxsync"]
+    cron_pair.web1.run(["install", "-d", "-o", "www-data", "/etc/ngxsync"])
+    try:
+        environment = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+        done = cron_pair.web1.run([*argv, "init", "--from-crontab", LINE], check=False, env=environment)
+    finally:
+        cron_pair.web1.run(["chown", "root", "/etc/ngxsync"])
     assert done.returncode in (2, 4), done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "permission denied" in done.stderr
