@@ -18,7 +18,7 @@ from ngxsync.agent import trees
 from ngxsync.agent.known import SHA, Known, nothing, read_known, write_known
 from ngxsync.agent.manifest import Entry, Manifest, from_json, shared, snapshot_id, to_json
 from ngxsync.agent.scan import Scan, scan
-from ngxsync.agent.store import Store
+from ngxsync.agent.store import Damaged, Store
 from ngxsync.core.excludes import compile_excludes
 from ngxsync.core.model import Projection, Snapshot
 from ngxsync.edges.local import KNOWN, LocalHost, ScanFailed
@@ -372,8 +372,12 @@ def test_what_was_answered_is_answered_again(peer: Peer, tree: Path) -> None:
     peer.accept("g1", {**live, f"{tree}/html/gone": Entry("file", 0o644, "root", "root", 1, 0, "a" * SHA)})
     first = peer.answer("g1")
     assert first == (snapshot_id(live, projection(tree)), {f"{tree}/html/gone": None})
-    Path(peer.store.path("manifests/g1.json")).write_text("{")  # only who compares anew would meet it
-    assert peer.answer("g1") == first
+    kept = Path(peer.store.path("scan.json"))
+    kept.write_text(kept.read_text().replace(first[0], "f" * SHA))  # only who compares anew would tell another
+    assert peer.answer("g1") == ("f" * SHA, first[1])
+    Path(peer.store.path("manifests/g1.json")).write_text("{")
+    with pytest.raises(Damaged):
+        peer.answer("g1")
 
 
 def test_no_answer_outlives_what_it_was_about(peer: Peer, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

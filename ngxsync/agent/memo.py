@@ -21,7 +21,7 @@ Found = NamedTuple("Found", [("id", str), ("changed", Dict[str, Any])])
 
 def compared(store: Store, manifest: Manifest, projection: Dict[str, Any], base: Optional[Dict[str, Any]]) -> Found:
     """The snapshot id, and what differs from the accepted record `base` (None: from nothing). Raises Damaged, of its manifest."""
-    key = _key(manifest, projection, base)
+    key = _key(manifest, projection, base, store.manifest_stamp(base))
     known = _read(store, key)
     if known is not None:
         return known
@@ -33,9 +33,10 @@ def compared(store: Store, manifest: Manifest, projection: Dict[str, Any], base:
     return found
 
 
-def _key(manifest: Manifest, projection: Dict[str, Any], base: Optional[Dict[str, Any]]) -> str:
+def _key(manifest: Manifest, projection: Dict[str, Any], base: Optional[Dict[str, Any]], stamp: List[int]) -> str:
+    """`stamp` is of the accepted manifest's own file: one that is lost or damaged has to be met."""
     generation = None if base is None else base["generation"]
-    digest = hashlib.sha256(json.dumps([os.path.abspath(__file__), projection, generation]).encode("ascii"))
+    digest = hashlib.sha256(json.dumps([os.path.abspath(__file__), projection, generation, stamp]).encode("ascii"))
     # no path, name or target holds the NUL that ends each field
     lines: List[str] = ["%s\0%s\0%d\0%s\0%s\0%d\0%d\0%s\0" % ((path,) + entry) for path, entry in manifest.items()]
     digest.update("".join(lines).encode("utf-8", "surrogateescape"))

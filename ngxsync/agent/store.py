@@ -136,6 +136,14 @@ class Store:
             manifest = manifests.patched(manifest, each)
         return manifest
 
+    def manifest_stamp(self, record: Optional[Dict[str, Any]]) -> List[int]:
+        """What changes where the file of that manifest does; [] for no record, or where it is lost."""
+        try:
+            found = None if record is None else os.stat(self.path(self._manifest_name(record["run"])))
+        except OSError:
+            found = None
+        return [] if found is None else [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
     @staticmethod
     def _manifest_name(run: str) -> str:
         return os.path.join("manifests", _checked_run(run) + ".json")

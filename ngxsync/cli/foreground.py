@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from ngxsync.cli.options import say
@@ -14,6 +15,8 @@ from ngxsync.flow.brake import Brake
 
 Result = TypeVar("Result")
 Question = tuple[Callable[[], bool], "Future[bool]"]
+# a signal that the kernel gave to another thread does not wake the main one: it is seen when that one wakes by itself
+AWAKE_S = 0.25
 
 
 class Foreground(Generic[Result]):
@@ -32,13 +35,18 @@ class Foreground(Generic[Result]):
                 if self._result.done():
                     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done; what is left is to say so
                     return self._result.result()
-                self._put(self._questions.get())
+                self._put(self._next())
             except KeyboardInterrupt:
                 begun = self._brake.pull()
                 if not begun:
                     raise
                 whose = " and ".join(f"{name}'s" for name in begun)
                 say(f"interrupted: waiting for {whose} answer, which is safe to wait for; nothing more is begun")
+
+    def _next(self) -> Question | None:
+        while True:
+            with suppress(queue.Empty):
+                return self._questions.get(timeout=AWAKE_S)
 
     @staticmethod
     def _put(question: Question | None) -> None:
