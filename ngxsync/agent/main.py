@@ -69,6 +69,7 @@ def main(argv: List[str]) -> int:
     if verb not in VERBS:
         sys.stderr.write("usage: ngxsync-agent status | recover [--json]\n")
         return 2
+    work_of(verb)  # one that is lost or cut off is no answer: then the master puts the agent there anew
     as_json = verb in BY_HAND and argv[1:] == ["--json"]
     text = b"" if as_json else read_request()
     if len(text) <= LARGEST and not text.strip() and verb in BY_HAND:
