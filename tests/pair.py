@@ -250,7 +250,10 @@ def _fields(entry: Path) -> tuple[Any, ...]:
 
 
 def snapshot_inodes(host: Host, *paths: str) -> dict[str, tuple[int, ...]]:
-    """{path: (inode, mode, uid, gid, ctime_ns)} of all at and below these paths: what a rehearsal may not change."""
+    """{path: (inode, mode, uid, gid, ctime_ns)} of all at and below these paths: what a rehearsal may not change.
+
+    A directory has no inode here: over an overlay it is another one after the kernel forgot it, and its ctime says as much.
+    """
     found: dict[str, tuple[int, ...]] = {}
     for path in paths:
         top = host.path(path)
@@ -258,7 +261,8 @@ def snapshot_inodes(host: Host, *paths: str) -> dict[str, tuple[int, ...]]:
         for entry in entries:
             status = entry.lstat()
             inside = str(Path(path) / entry.relative_to(top))
-            found[inside] = (status.st_ino, status.st_mode, status.st_uid, status.st_gid, status.st_ctime_ns)
+            inode = 0 if stat.S_ISDIR(status.st_mode) else status.st_ino
+            found[inside] = (inode, status.st_mode, status.st_uid, status.st_gid, status.st_ctime_ns)
     return found
 
 

@@ -10,6 +10,9 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.host import Host, wait_until
 from tests.pair import ROOT, Pair
@@ -17,6 +20,7 @@ from tests.resident import STATE
 
 LOG = "/srv/stop.log"
 FOR_EVER_US = 600_000_000
+RSYNC_RENAMES = "rename of rsync"  # the call differs by its release
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ STEPS = (
     Step(2, "scan", True, "openat", f"{ROOT}/html/a.html", stands="the master is about to read the edited file"),
     Step(3, "validate", True, "execveat", stands="in the private view on the master, before `nginx -t` begins"),
     Step(4, "plan", False, "openat", f"{ROOT}/html", stands="in the middle of the peer's scan"),
-    Step(5, "stage", False, "renameat", when=2, stands="rsync has put one file into the stage, not yet the next"),
+    Step(5, "stage", False, RSYNC_RENAMES, when=2, stands="rsync has put one file into the stage, not yet the next"),
     Step(6, "rehearse", False, "execveat", stands="in the private view on the peer, before `nginx -t` begins"),
     Step(7, "apply", False, "renameat2", when=2, stands="one path is exchanged, the next is not"),
     Step(8, "prove", False, "fsync", f"{PEER}/journal", stands="all is exchanged, nginx is about to be signalled"),
@@ -57,6 +61,17 @@ STEPS = (
 BY_NAME = {step.name: step for step in STEPS}
 
 
+@cache
+def rsync_rename() -> str:
+    """The system call by which this machine's rsync puts a file in its place: `rename` up to 3.2, `renameat` later."""
+    with TemporaryDirectory() as folder:
+        source, log = Path(folder, "source"), Path(folder, "log")
+        source.write_text("a")
+        trace = ["strace", "-f", "-qq", "-o", str(log), "-e", "trace=?rename,renameat,renameat2"]
+        subprocess.run([*trace, "rsync", str(source), str(Path(folder, "target"))], check=True)
+        return log.read_text().split("(")[0].split()[-1]
+
+
 @contextmanager
 def stopped_at(pair: Pair, step: Step, master_pid: int) -> Iterator[Stop]:
     """From now on a run of the process `master_pid` (as web1 numbers it) stops there."""
@@ -64,7 +79,10 @@ def stopped_at(pair: Pair, step: Step, master_pid: int) -> Iterator[Stop]:
         host, pids = pair.web1, [master_pid]
     else:
         host = pair.web2
-        pids = [pid for pid, line in host.commands().items() if not line.startswith("nginx:")]
+        # rsync is a child of sshd's; the agent, which is there already, renames as well
+        works = "sshd" if step.calls == RSYNC_RENAMES else ""
+        commands = host.commands().items()
+        pids = [pid for pid, line in commands if line.startswith(works) and not line.startswith("nginx:")]
     stop = Stop(host, step, pids)
     try:
         yield stop
@@ -76,10 +94,11 @@ class Stop:
     def __init__(self, host: Host, step: Step, pids: list[int]) -> None:
         self.host, self.step = host, step
         path = ["-P", step.path] if step.path else []
-        inject = f"inject={step.calls}:delay_enter={FOR_EVER_US}:when={step.when}"
+        calls = rsync_rename() if step.calls == RSYNC_RENAMES else step.calls
+        inject = f"inject={calls}:delay_enter={FOR_EVER_US}:when={step.when}"
         targets = [word for pid in pids for word in ("-p", str(pid))]
         host.path(LOG).unlink(missing_ok=True)
-        what = ["-e", "signal=none", "-e", f"trace={step.calls}", "-e", inject]
+        what = ["-e", "signal=none", "-e", f"trace={calls}", "-e", inject]
         self._strace = host.popen(["strace", "-f", "-qq", "-o", LOG, *path, *what, *targets])
         wait_until(lambda: all(self._is_traced(pid) for pid in pids), f"strace holds {pids}", 20.0)
 

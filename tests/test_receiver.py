@@ -23,6 +23,7 @@ from tests.door import public_key as key_of
 from tests.hosts import Host, wait_until
 from tests.pair import ROOT, Pair, write_tree
 from tests.resident import by_hand, site
+from tests.steps import rsync_rename
 
 STATE = "/var/lib/ngxsync"
 RUN = "00000001-web1"
@@ -141,8 +142,20 @@ class SlowRename:
 
     def __init__(self, host: Host, seconds: float) -> None:
         self.host = host
-        inject = f"inject=renameat:delay_enter={int(seconds * 1e6)}:when=1"
-        argv = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "signal=none", "-e", "trace=renameat", "-e", inject]
+        inject = f"inject={rsync_rename()}:delay_enter={int(seconds * 1e6)}:when=1"
+        argv = [
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "signal=none",
+            "-e",
+            f"trace={rsync_rename()}",
+            "-e",
+            inject,
+        ]
         self._strace = host.popen([*argv, "-p", str(host.sshd_pid())])
 
     def __enter__(self) -> None:
