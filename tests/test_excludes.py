@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ngxsync.agent.asked import _is_rule
 from ngxsync.agent.manifest import Entry
 from ngxsync.agent.scan import scan
 from ngxsync.core.config import load_config
@@ -97,6 +98,7 @@ git_patterns = st.builds(
 @example(["**/"])
 @example(["\\!a", "\\#a", "\\[a\\]"])
 @example(["a\\ b"])
+@example(["/c/a", "/a.b", "/c/d", "!/c/d/a", "/d/c"])
 @settings(max_examples=150, deadline=None)
 def test_patterns_exclude_what_git_ignores(git_tree: Path, patterns: list[str]) -> None:
     rules = compile_excludes(patterns)
@@ -113,6 +115,15 @@ def test_the_agent_scans_what_the_patterns_leave(tmp_path_factory: pytest.TempPa
     left = {f"{root}/{path.rstrip('/')}" for path in PATHS if not is_excluded(path, rules)}
     found = scan(json.loads(json.dumps(projection.as_json()))).manifest
     assert set(found) == left | {str(root)}
+
+
+def test_thousands_of_paths_are_few_rules_that_an_agent_takes() -> None:
+    names = [f"logs/{'x' * 200}.v{number}.test.log" for number in range(3000)]
+    rules = compile_excludes([*BUILTIN, *map(literal_pattern, names)])
+    assert len(rules) < len(BUILTIN) + 100
+    assert all(_is_rule(*rule) for rule in rules)
+    bare = compile_excludes(list(map(literal_pattern, names)))
+    assert all(is_excluded(name, bare) and not is_excluded(name.replace(".", "x"), bare) for name in names)
 
 
 @pytest.mark.parametrize(

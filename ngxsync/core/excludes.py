@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
 
 from ngxsync.agent.manifest import DIR, Entry, Manifest, tree_of
@@ -43,6 +44,9 @@ BUILTIN = (
     ".~tmp~/",
     ".git/",
 )
+# one path of a tree, and nothing that gitignore takes for more
+_PLAIN = re.compile(r"(?:/[^/\\\[\]!*#?\s]+)+")
+_LONGEST = 1 << 15  # of a rule of many such, the last one apart: an agent takes twice as much
 # stage and captures of a run; of any kind, at every depth, and no pattern takes it back
 ALWAYS = ".ngxsync"
 
@@ -62,8 +66,22 @@ def effective_patterns(
 
 
 def compile_excludes(patterns: Sequence[str]) -> Rules:
-    """One rule for each pattern, in order. Raises ValueError, which names the pattern and says what is allowed."""
-    return tuple(_compile_pattern(pattern) for pattern in patterns)
+    """The rules of these patterns, in order. Raises ValueError, which names the pattern and says what is allowed.
+
+    Plain paths that follow each other share a rule: a log for each of a thousand vhosts would else be asked of each file.
+    """
+    rules: list[tuple[str, bool]] = []
+    for is_plain, group in groupby(patterns, lambda pattern: _PLAIN.fullmatch(pattern) is not None):
+        found = list(group)
+        rules += _plain_rules(found) if is_plain else map(_compile_pattern, found)
+    return tuple(rules)
+
+
+def _plain_rules(paths: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    escaped = [re.escape(path[1:]) for path in paths]
+    ends = accumulate(len(path) + 1 for path in escaped)
+    for _, part in groupby(zip(escaped, ends, strict=True), lambda pair: pair[1] // _LONGEST):
+        yield rf"(?s:(?:{'|'.join(path for path, _ in part)})/?\Z)", True
 
 
 def literal_pattern(relative_path: str) -> str:
