@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ngxsync.core.nginxorder import TRIED, Said, address_of, default_listens, order_groups
-from ngxsync.core.nginxtree import Node, Parsed
+from ngxsync.core.nginxtree import Node, Parsed, is_same
 from ngxsync.core.pairing import Pair, is_server, listens_of, names_of, pair_up
 from ngxsync.core.said import LISTEN, label, size_of, tags_below, value_of
 
@@ -82,7 +82,7 @@ def _compare_blocks(
 
 
 def _compare_pair(parent: Said, old: Node, new: Node, where: tuple[str, ...], around: Files) -> Iterator[Finding]:
-    if old.placed == new.placed:
+    if is_same(old, new):
         return
     if old.file != new.file and (old.file, new.file) != around:
         yield Finding(MOVED, label(new, parent), where, "", "", _at(old), _at(new))

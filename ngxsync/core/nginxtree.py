@@ -5,7 +5,6 @@ Files come parsed (edges/nginxconf.py has crossplane); which files a pattern nam
 
 from __future__ import annotations
 
-import hashlib
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,8 +44,7 @@ class Parsed:
 class Node:
     """One directive of the whole configuration, and where it is written (the real path).
 
-    Equal `exact`: the same to the last word below it; equal `loose`: but for an order that nginx does not mind; equal
-    `placed`: exact, and in the same files.
+    Equal `loose`: the same to the last word below it, but for an order that nginx does not mind.
     """
 
     name: str
@@ -54,9 +52,7 @@ class Node:
     file: str
     line: int
     block: tuple[Node, ...] | None
-    exact: bytes
-    loose: bytes
-    placed: bytes
+    loose: tuple[Any, ...]
 
 
 class Source(Protocol):
@@ -201,23 +197,25 @@ def _has_include(items: Iterable[Item]) -> bool:
 
 def make_node(name: str, args: tuple[str, ...], file: str, line: int, block: tuple[Node, ...] | None) -> Node:
     if block is None:
-        exact = loose = _digest((name, args))
-        if (ordered := ordered_arguments(name, args)) != args:
-            loose = _digest((name, ordered))
-        return Node(name, args, file, line, None, exact, loose, _digest((exact, file)))
-    exact = _digest((name, args, [child.exact for child in block]))
-    loose = _digest((name, args, _loose_order(name, block)))
-    return Node(name, args, file, line, block, exact, loose, _digest((exact, file, [c.placed for c in block])))
+        return Node(name, args, file, line, None, (name, ordered_arguments(name, args)))
+    return Node(name, args, file, line, block, (name, args, *_loose_order(name, block)))
 
 
-def _loose_order(name: str, block: tuple[Node, ...]) -> list[Any]:
+def _loose_order(name: str, block: tuple[Node, ...]) -> tuple[Any, ...]:
     """The children where order counts in their order, all others in one that is the same for all."""
-    sequences: dict[str, list[bytes]] = {}
+    sequences: dict[str, list[Any]] = {}
     for child, group in zip(block, order_groups(name, [(child.name, child.args) for child in block]), strict=True):
         sequences.setdefault(group, []).append(child.loose)
     free = sorted(sequences.pop("", []))
-    return [free, sorted(sequences.items())]
+    return tuple(free), tuple((group, tuple(sequences[group])) for group in sorted(sequences))
 
 
-def _digest(value: object) -> bytes:
-    return hashlib.blake2b(repr(value).encode("utf-8", "surrogateescape"), digest_size=16).digest()
+def is_same(one: Node, other: Node) -> bool:
+    """To the last word below it, and in the same files."""
+    if one is other:
+        return True
+    if (one.name, one.args, one.file) != (other.name, other.args, other.file):
+        return False
+    if one.block is None or other.block is None:
+        return one.block is other.block
+    return len(one.block) == len(other.block) and all(map(is_same, one.block, other.block))
