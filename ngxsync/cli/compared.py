@@ -5,10 +5,12 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ngxsync.agent.directives import loads
 from ngxsync.agent.manifest import is_below
 from ngxsync.cli.difference import json_finding, text_of
 from ngxsync.core.meaning import Finding
@@ -19,7 +21,7 @@ from ngxsync.flow.contents import Content, batches, is_of_bytes, is_shown, peer_
 
 if TYPE_CHECKING:
     from ngxsync.assembly import Assembly, PeerHost
-    from ngxsync.flow.interfaces import Comparison
+    from ngxsync.flow.interfaces import Comparison, Named
 
 DIFFERS = 1
 # the worst cause names the peer
@@ -60,7 +62,9 @@ class Difference:
     compared: Comparison
     limits: Sequence[str]
     nowhere: tuple[str, ...]  # paths that were named, and are in neither tree as it is compared
+    named: Named
     own: OwnFiles
+    beside: ThreadPoolExecutor  # asks the peer while this host's own files are read
     meaning: Sequence[Finding] = ()
     fetched: dict[str, Content] = field(default_factory=dict)  # what was asked of the peer already
 
@@ -91,16 +95,29 @@ class Difference:
         from ngxsync.edges.nginxconf import parse_text
         from ngxsync.flow.meaning import Parts, find_meaning
 
+        conf, prefix = assembly.master.places()
+        main = str(prefix / conf)
+        ahead = self.beside.submit(self._fetch, assembly, self._likely_read(main))
+
         def fetch(changes: Iterable[Change]) -> Mapping[str, Content]:
-            for group in batches(changes):
-                self.fetched.update(self._ask(assembly, group))
+            ahead.result()
+            self._fetch(assembly, [change for change in changes if change.path not in self.fetched])
             return self.fetched
 
-        conf, prefix = assembly.master.places()
         parse = partial(parse_text, payloads=assembly.master.payloads)
-        parts = Parts(str(prefix / conf), assembly.config.sync.trees, self.own, parse, fetch)
+        parts = Parts(main, assembly.config.sync.trees, self.own, parse, fetch)
         found = find_meaning(parts, self.compared.snapshot.manifest, self.compared.peer.manifest, self.compared.plan)
         self.meaning = [finding for finding in found if any(map(self._is_within, finding.files))]
+
+    def _likely_read(self, main: str) -> Iterator[Change]:
+        """What this host's nginx reads, so the peer's most likely too."""
+        is_read = loads(item for item in self.named.files if item.role == "include")
+        changes = filter(is_of_bytes, self.compared.plan.changes)
+        return (change for change in changes if change.path == main or is_read(change.path))
+
+    def _fetch(self, assembly: Assembly, changes: Iterable[Change]) -> None:
+        for group in batches(changes):
+            self.fetched.update(self._ask(assembly, group))
 
     def _ask(self, assembly: Assembly, changes: Sequence[Change]) -> dict[str, Content]:
         return peer_contents(assembly.config, self.peer, self.compared.snapshot.projection, changes)
@@ -131,7 +148,10 @@ def compare_peer(assembly: Assembly, peer: PeerHost, limits: Sequence[str]) -> D
     """Raises NgxsyncError where the peer cannot be asked."""
     from ngxsync.flow.interfaces import Options
 
+    beside = ThreadPoolExecutor(1)
+    beside.submit(peer.warm, "scan")  # where that cannot be, the scan says so
     compared, named = assembly.pipeline.compare(peer, Options("diff", install=False, dry_run=True))
     both = compared.snapshot.manifest.keys() | compared.peer.manifest.keys()
     nowhere = tuple(limit for limit in limits if limit not in both and not any(is_below(path, limit) for path in both))
-    return Difference(peer, compared, limits, nowhere, OwnFiles(frozenset(map(os.path.realpath, named.secrets))))
+    own = OwnFiles(frozenset(map(os.path.realpath, named.secrets)))
+    return Difference(peer, compared, limits, nowhere, named, own, beside)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 from ngxsync.core.nginxtree import LUA, Node
 
@@ -150,7 +151,7 @@ def _likeness(work: _Pairing) -> Mapping[Pair, float]:
     return {pair: score for pair, score in scores.items() if score >= ALIKE}
 
 
-def _loose(server: Node) -> Iterable[bytes]:
+def _loose(server: Node) -> Iterable[tuple[Any, ...]]:
     return (child.loose for child in server.block or () if child.name not in ("listen", "server_name"))
 
 
