@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from ngxsync.agent.asked import NEEDED
 from tests.agent import STATE, Agent
+from tests.hosts import PROJECT, Host
 from tests.pair import ROOT, Pair, manifest_of, snapshot_inodes
 
 CLIMBING = [
@@ -85,44 +88,85 @@ def honest(agent: Agent) -> dict[str, dict[str, Any]]:
     }
 
 
-def called(agent: Agent, verb: str, request: dict[str, Any]) -> dict[str, Any]:
-    from tests.agent import agent_argv
+# a process of its own for each request, without the start of an interpreter: there are hundreds
+FORKING = f"""
+import json, os, sys
+sys.path.insert(0, {str(PROJECT)!r})
+from ngxsync.agent import main
+for verb in main.VERBS:
+    main.work_of(verb)
+for line in sys.stdin.buffer:
+    verb, request = json.loads(line)
+    asked, said = os.memfd_create("asked"), os.memfd_create("said")
+    os.write(asked, json.dumps(request).encode() + bytes([10]))
+    os.lseek(asked, 0, os.SEEK_SET)
+    child = os.fork()
+    if not child:
+        os.dup2(asked, 0)
+        os.dup2(said, 1)
+        sys.stdin, sys.stdout = open(0), open(1, "w")
+        os._exit(main.main([verb]))
+    status = os.waitpid(child, 0)[1]
+    answers = os.pread(said, 1 << 24, 0).decode().splitlines()
+    print(json.dumps([status, answers[-1:]]), flush=True)
+    os.close(asked)
+    os.close(said)
+"""
 
-    done = agent.host.run(agent_argv(verb), input=json.dumps(request) + "\n", check=False, timeout=100)
-    assert done.returncode == 0, done
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+class Asked:
+    """Requests to one host's agent, each to a fork of one process; `raise_if_done` looks at its answer."""
+
+    def __init__(self, host: Host) -> None:
+        argv = [sys.executable, "-I", "-S", "-c", FORKING]
+        self._process = host.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def __enter__(self) -> Asked:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._process.communicate(timeout=20)
+
+    def raise_if_done(self, verb: str, request: dict[str, Any], asked: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([verb, request]) + "\n")
+        self._process.stdin.flush()
+        status, answers = json.loads(self._process.stdout.readline())
+        assert (status, len(answers)) == (0, 1), asked
+        raise_if_done(json.loads(answers[0]), asked)
 
 
 def test_no_path_leads_out_of_the_trees(agent: Agent) -> None:
-    for path in CLIMBING:
-        good = honest(agent)
-        for verb, field in (("show", "paths"), ("stage", "trees")):
-            if verb == "stage" and path == f"{ROOT}x/conf":
-                continue  # a tree may be anywhere, in its clean form
-            raise_if_done(called(agent, verb, {**good[verb], field: [path]}), (verb, path))
-        raise_if_done(called(agent, "history", {**good["history"], "path": path}), path)
-        for change in ({"path": path, "before": None, "after": FILE}, {"path": path, "before": FILE, "after": None}):
-            request = {**good["transact"], "changes": [change]}
-            raise_if_done(called(agent, "transact", {**request, "delta": {path: change["after"]}}), path)
-        if not path.startswith("/etc"):
-            trees = [{"path": path, "exclude": []}]
-            if path not in ("/", f"{ROOT}x/conf"):
-                raise_if_done(
-                    called(agent, "scan", {**good["scan"], "projection": {"trees": trees, "owners": True}}), path
-                )
+    good = honest(agent)
+    with Asked(agent.host) as ask:
+        for path in CLIMBING:
+            ask.raise_if_done("show", {**good["show"], "paths": [path]}, ("show", path))
+            if path != f"{ROOT}x/conf":  # a tree may be anywhere, in its clean form
+                ask.raise_if_done("stage", {**good["stage"], "trees": [path]}, ("stage", path))
+            ask.raise_if_done("history", {**good["history"], "path": path}, path)
+            for change in (
+                {"path": path, "before": None, "after": FILE},
+                {"path": path, "before": FILE, "after": None},
+            ):
+                request = {**good["transact"], "changes": [change], "delta": {path: change["after"]}}
+                ask.raise_if_done("transact", request, path)
+            if not path.startswith("/etc") and path not in ("/", f"{ROOT}x/conf"):
+                projection = {"trees": [{"path": path, "exclude": []}], "owners": True}
+                ask.raise_if_done("scan", {**good["scan"], "projection": projection}, path)
 
 
 def test_no_field_of_a_wrong_type_is_a_bug(agent: Agent) -> None:
-    for verb, request in honest(agent).items():
-        for field in set(request) & {*NEEDED[verb], "paths", "projection", "nginx", "run", "path"}:
-            for odd in ODD:
-                harmless = odd in ([], {}) and field in ("paths", "changes", "delta")
-                if not harmless and (field in ("projection", "nginx") or not isinstance(odd, str)):
-                    raise_if_done(called(agent, verb, {**request, field: odd}), (verb, field, odd))
-            if field in NEEDED[verb]:
-                raise_if_done(
-                    called(agent, verb, {name: request[name] for name in request if name != field}), (verb, field)
-                )
+    with Asked(agent.host) as ask:
+        for verb, request in honest(agent).items():
+            for field in set(request) & {*NEEDED[verb], "paths", "projection", "nginx", "run", "path"}:
+                for odd in ODD:
+                    harmless = odd in ([], {}) and field in ("paths", "changes", "delta")
+                    if not harmless and (field in ("projection", "nginx") or not isinstance(odd, str)):
+                        ask.raise_if_done(verb, {**request, field: odd}, (verb, field, odd))
+                if field in NEEDED[verb]:
+                    lacking = {name: request[name] for name in request if name != field}
+                    ask.raise_if_done(verb, lacking, (verb, field))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +176,8 @@ def test_no_field_of_a_wrong_type_is_a_bug(agent: Agent) -> None:
 def test_an_exclude_that_is_none_is_refused(agent: Agent, rule: Any) -> None:
     request = honest(agent)["scan"]
     request["projection"] = {"trees": [{"path": ROOT, "exclude": [rule]}], "owners": True}
-    raise_if_done(called(agent, "scan", request), rule)
+    with Asked(agent.host) as ask:
+        ask.raise_if_done("scan", request, rule)
 
 
 def test_a_request_that_is_none_is_refused(agent: Agent) -> None:
@@ -161,6 +206,8 @@ def test_a_link_in_the_tree_shows_nothing_behind_it(agent: Agent) -> None:
 
 
 def test_the_state_folder_of_a_request_is_a_clean_path(agent: Agent) -> None:
-    for odd in ("", "peer", "../x", f"{STATE}/../../srv/x", "/srv/a\0b"):
-        for verb in ("scan", "stage", "status", "recover"):
-            raise_if_done(called(agent, verb, {**honest(agent)[verb], "state_dir": odd}), (verb, odd))
+    good = honest(agent)
+    with Asked(agent.host) as ask:
+        for odd in ("", "peer", "../x", f"{STATE}/../../srv/x", "/srv/a\0b"):
+            for verb in ("scan", "stage", "status", "recover"):
+                ask.raise_if_done(verb, {**good[verb], "state_dir": odd}, (verb, odd))
