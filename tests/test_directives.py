@@ -184,6 +184,17 @@ def test_what_is_quoted_is_read_back(items: list[tuple[str, list[str], bool]]) -
     assert [d.depth for d in found] == depths
 
 
+bare = st.text("a}#$\x0b\xa0", min_size=1, max_size=4).filter(lambda text: text[0] not in "}#")
+gaps = st.sampled_from([" ", "\n", "\t", "\r\n", "\n# a b; {\n", " #\n\n "])
+
+
+@given(st.lists(st.tuples(gaps, st.one_of(bare, st.sampled_from([";", "{", "}"]))), max_size=12))
+def test_quotes_change_nothing_where_none_are_needed(parts: list[tuple[str, str]]) -> None:
+    quoted = [(gap, word if word in ";{}" else f"'{word}'") for gap, word in parts]
+    one, other = ("".join(gap + word for gap, word in each).encode() for each in (parts, quoted))
+    assert parse(one, "f") == parse(other, "f")
+
+
 @given(st.binary(max_size=60))
 def test_no_bytes_break_the_lexer(text: bytes) -> None:
     assert all(isinstance(item, Directive) for item in parse(text, "f"))

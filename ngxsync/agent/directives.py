@@ -101,6 +101,13 @@ _TOKEN = re.compile(
     | (?P<bare>(?:\\.|\$\{|[^ \t\r\n;{\\])+)""",
     re.DOTALL | re.VERBOSE,
 )
+# a whole directive of bare words, or the end of a block: most of any configuration, in one look
+_PLAIN = re.compile(
+    r"""(?P<before>[ \t\r\n]*(?:\#[^\n]*(?:\n[ \t\r\n]*|\Z))*)
+    (?:(?P<words>(?![ \t\r\n])[^;{}"'\\\#$]*(?:\$(?!\{)[^;{}"'\\\#$]*)*)(?P<mark>[;{]) | \})""",
+    re.VERBOSE,
+)
+_WORD = re.compile(r"[^ \t\r\n]+")
 _ESCAPE = re.compile(r"""\\(["'\\trn])""")
 _CONTROL = {"t": "\t", "r": "\r", "n": "\n"}
 _LUA = re.compile(
@@ -117,44 +124,54 @@ def parse(text: bytes, file: str, context: str = "") -> List[Directive]:
     """
     directives: List[Directive] = []
     around = [context]
-    words: List[str] = []
-    start = 0
-    for kind, value, line in _tokens(text.decode("utf-8", "surrogateescape")):
-        if kind == "word":
-            start = start if words else line
-            words.append(value)
-            continue
-        if words and kind != "}":
+    for words, mark, line in _statements(text.decode("utf-8", "surrogateescape")):
+        if words and mark != "}":
             name, args = words[0], tuple(words[1:])
-            directives.append(Directive(name, args, file, start, kind == "{", len(around) - 1, around[-1]))
-        if kind == "{":
+            directives.append(Directive(name, args, file, line, mark == "{", len(around) - 1, around[-1]))
+        if mark == "{":
             around.append(words[0] if words else "")
-        elif kind == "}" and len(around) > 1:
+        elif mark == "}" and len(around) > 1:
             around.pop()
-        words = []
     return directives
 
 
-def _tokens(source: str) -> Iterator[Tuple[str, str, int]]:
-    """(kind, value, line): kind is "word" or one of ; { }. The code of a Lua block is passed over."""
-    position, line, first = 0, 1, ""
+def _statements(source: str) -> Iterator[Tuple[List[str], str, int]]:
+    """(words, which of ; { } ends them, line of the first). The code of a Lua block is passed over."""
+    position, line = 0, 1
+    while True:
+        plain = _PLAIN.match(source, position)
+        if plain is not None:
+            text, mark = plain.group("words") or "", plain.group("mark") or "}"
+            begin = line + plain.group("before").count("\n")
+            words, line, position = _WORD.findall(text), begin + text.count("\n"), plain.end()
+        else:
+            words, mark, begin, line, position = _by_token(source, line, position)
+        if not mark:
+            return
+        yield words, mark, begin
+        if mark == "{" and words and words[0].endswith("_by_lua_block"):
+            end = _lua_end(source, position)
+            line += source.count("\n", position, end)
+            position = end
+
+
+def _by_token(source: str, line: int, position: int) -> Tuple[List[str], str, int, int, int]:
+    """(words, mark or "" at the end, line of the first, line after them, where they end): what has quotes and the like."""
+    words: List[str] = []
+    start = line
     while position < len(source):
         match = _TOKEN.match(source, position)
         if match is None:  # a lone backslash at the end
-            return
+            break
         group, begin, position = match.lastgroup, line, match.end()
-        value = match.group(group) if group else ""
         line += match.group().count("\n")
+        if group:
+            start = start if words else begin
         if group == "mark":
-            yield value, value, begin
-            if value == "{" and first.endswith("_by_lua_block"):
-                end = _lua_end(source, position)
-                line += source.count("\n", position, end)
-                position = end
-            first = ""
-        elif group:
-            first = first or value
-            yield "word", _unescape(value), begin
+            return words, match.group(), start, line, position
+        if group:
+            words.append(_unescape(match.group(group)))
+    return words, "", start, line, position
 
 
 def _unescape(value: str) -> str:
