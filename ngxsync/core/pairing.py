@@ -23,9 +23,10 @@ def pair_up(before: Sequence[Node], after: Sequence[Node]) -> tuple[list[Pair], 
     work = _Pairing(before, after)
     for key in _KEYS:
         work.by_key(key)
-    work.greedily(_names_in_common(work))
-    work.greedily(_likeness(work))
-    work.by_key(_only_ones(work))
+    if work.left and work.right:
+        work.greedily(_names_in_common(work))
+        work.greedily(_likeness(work))
+        work.by_key(_only_ones(work))
     return sorted(work.pairs), work.left, work.right
 
 
@@ -103,6 +104,7 @@ def _body(node: Node) -> Hashable | None:
 
 
 _KEYS: tuple[Key, ...] = (
+    id,  # of a file that is the same on both hosts
     lambda node: (node.loose, node.file),
     lambda node: node.loose,
     lambda node: (_identity(node), node.file) if _identity(node) else None,
