@@ -6,8 +6,10 @@ Files come parsed (edges/nginxconf.py has crossplane); which files a pattern nam
 from __future__ import annotations
 
 import posixpath
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Protocol
 
 from ngxsync.agent import directives
@@ -16,6 +18,10 @@ from ngxsync.core.nginxorder import order_groups, ordered_arguments
 LUA = "_by_lua_block"  # its one argument is code
 DEEPEST = 100  # blocks in blocks, and files that include files
 MOST = 500_000  # directives in one block, those that come by an include counted each time
+
+
+# what says the same has the same number: by what it says, in which a block's children are numbers
+_NUMBERS: defaultdict[tuple[Any, ...], int] = defaultdict(count().__next__)
 
 
 class TooLarge(Exception):
@@ -52,7 +58,7 @@ class Node:
     file: str
     line: int
     block: tuple[Node, ...] | None
-    loose: tuple[Any, ...]
+    loose: int
 
 
 class Source(Protocol):
@@ -197,13 +203,13 @@ def _has_include(items: Iterable[Item]) -> bool:
 
 def make_node(name: str, args: tuple[str, ...], file: str, line: int, block: tuple[Node, ...] | None) -> Node:
     if block is None:
-        return Node(name, args, file, line, None, (name, ordered_arguments(name, args)))
-    return Node(name, args, file, line, block, (name, args, *_loose_order(name, block)))
+        return Node(name, args, file, line, None, _NUMBERS[name, ordered_arguments(name, args)])
+    return Node(name, args, file, line, block, _NUMBERS[name, args, *_loose_order(name, block)])
 
 
 def _loose_order(name: str, block: tuple[Node, ...]) -> tuple[Any, ...]:
     """The children where order counts in their order, all others in one that is the same for all."""
-    sequences: dict[str, list[Any]] = {}
+    sequences: dict[str, list[int]] = {}
     for child, group in zip(block, order_groups(name, [(child.name, child.args) for child in block]), strict=True):
         sequences.setdefault(group, []).append(child.loose)
     free = sorted(sequences.pop("", []))

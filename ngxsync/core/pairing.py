@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any
 
 from ngxsync.core.nginxtree import LUA, Node
 
@@ -153,7 +152,7 @@ def _likeness(work: _Pairing) -> Mapping[Pair, float]:
     return {pair: score for pair, score in scores.items() if score >= ALIKE}
 
 
-def _loose(server: Node) -> Iterable[tuple[Any, ...]]:
+def _loose(server: Node) -> Iterable[int]:
     return (child.loose for child in server.block or () if child.name not in ("listen", "server_name"))
 
 
