@@ -85,26 +85,15 @@ def items_from(parsed: Sequence[Mapping[str, Any]]) -> tuple[Item, ...]:
     )
 
 
-def items_of(said: Iterable[directives.Directive]) -> tuple[Item, ...]:
+def items_of(said: Sequence[directives.Directive]) -> tuple[Item, ...]:
     """The same from our own lexer, which changes no byte and knows no arguments of Lua blocks. What is nested too deep is left out."""
-    top: list[Any] = []
-    open_blocks = [top]
-    for found in said:
-        if found.depth > DEEPEST:
-            continue
-        del open_blocks[found.depth + 1 :]
-        inner: list[Any] | None = [] if found.block else None
-        open_blocks[-1].append((found.name, found.args, found.line, inner))
-        if inner is not None:
-            open_blocks.append(inner)
-    return _frozen(top)
-
-
-def _frozen(found: list[Any]) -> tuple[Item, ...]:
-    return tuple(
-        Item(name, _condition(args) if name == "if" else args, line, None if inner is None else _frozen(inner))
-        for name, args, line, inner in found
-    )
+    levels: list[list[Item]] = [[] for _ in range(DEEPEST + 2)]  # by depth what is in no block yet, the last one first
+    for name, args, _, line, is_block, depth, _ in reversed(said):
+        if depth <= DEEPEST:
+            block = tuple(reversed(levels[depth + 1])) if is_block else None
+            levels[depth + 1] = []
+            levels[depth].append(Item(name, _condition(args) if name == "if" else args, line, block))
+    return tuple(reversed(levels[0]))
 
 
 def _condition(args: tuple[str, ...]) -> tuple[str, ...]:

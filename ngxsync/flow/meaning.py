@@ -185,7 +185,7 @@ class _Side:
         left = LINKS
         parts, found = path.split("/")[1:], ""
         while parts and left:
-            step = posixpath.normpath(f"{found}/{parts.pop(0)}")
+            step = f"{found}/{parts.pop(0)}"
             entry = self._manifest.get(step)
             if entry is not None and entry.kind == LINK:
                 left -= 1
