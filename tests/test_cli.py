@@ -52,6 +52,18 @@ def state(tmp_path: Path) -> MasterState:
     return MasterState(tmp_path / "state" / "master", lambda: 1_800_000_000.0)
 
 
+def test_to_monitoring_all_that_asks_nobody_is_unknown(tmp_path: Path) -> None:
+    for arguments, why in (
+        (["--nagois"], "No such option '--nagois'"),
+        (["--config", f"{tmp_path}/none.ini"], "none.ini"),
+    ):
+        done = ngxsync("ready", "--nagios", *arguments)
+        assert (done.returncode, done.stderr) == (3, "")
+        assert done.stdout.startswith("UNKNOWN - ")
+        assert why in done.stdout
+        assert done.stdout.count("\n") == 1
+
+
 def told(done: subprocess.CompletedProcess[str]) -> tuple[int, str]:
     """Exit status and message of a failure; nothing of it may be on standard output."""
     assert done.stdout == ""

@@ -112,8 +112,16 @@ def command_in(arguments: list[str]) -> str:
 
 
 def told(arguments: list[str], error: NgxsyncError) -> int:
-    """Says it, as text on standard error or as JSON on standard output, and gives its exit status."""
+    """Says it, as text on standard error or as JSON on standard output, and gives its exit status.
+
+    To a monitoring system all of it is one line, UNKNOWN: by 2 it would take a typo for a host that is not ready.
+    """
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if "--nagios" in options and command_in(arguments) == "ready":
+        from ngxsync.core import verdict
+
+        print(verdict.nagios_line(verdict.UNKNOWN, str(error.message)))
+        return verdict.UNKNOWN
     if "--json" in options:
         print_json(json_failure(command_in(options), error))
     else:

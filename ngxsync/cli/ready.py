@@ -20,7 +20,6 @@ from ngxsync.cli.options import (
 )
 from ngxsync.core import verdict
 from ngxsync.core.config import raise_if_unknown
-from ngxsync.core.errors import NgxsyncError
 from ngxsync.core.verdict import Verdict
 from ngxsync.edges.configfile import read_config
 
@@ -30,7 +29,7 @@ MEANS = {
     0: "every peer is ready, warnings allowed; with --nagios OK",
     1: "one is not ready, or cannot be reached; with --nagios WARNING: ready, with something to be known",
     2: "usage or configuration of ngxsync; with --nagios CRITICAL: one is not ready, or cannot be reached",
-    3: "with --nagios UNKNOWN: nothing could be asked, and the line says why",
+    3: "with --nagios UNKNOWN: nothing could be asked, usage and configuration included; the line says why",
 }
 
 
@@ -53,13 +52,7 @@ def ready(config: Path, peers: tuple[str, ...], probe: bool, nagios: bool, as_js
     Names were asked after the latest accepted run and at each check; where not, or with --probe, they are asked now.
     Nothing is changed or installed on a peer.
     """
-    try:
-        verdicts = verdicts_of(config, peers, probe=probe)
-    except NgxsyncError as error:
-        if not nagios:
-            raise
-        print(verdict.nagios_line(verdict.UNKNOWN, str(error.message)))
-        return verdict.UNKNOWN
+    verdicts = verdicts_of(config, peers, probe=probe)
     now = time.time()
     if nagios:
         print(verdict.render_nagios(verdicts, now))

@@ -105,7 +105,7 @@ def render_run(result: RunResult) -> str:
     lines += [f"  {line}" for line in render_problems(result.problems)]
     lines += _indented(result.message, "  ")
     for peer in result.peers:
-        lines.append(_peer_line(peer))
+        lines.append(_peer_line(result, peer))
         lines += [f"    {line}" for line in render_problems(peer.problems)]
         lines += _indented(peer.message, "    ")
         lines += [f"    warning: {safe_text(text)}" for text in peer.warnings]
@@ -120,12 +120,12 @@ def _code_note(outcome: str, code: str) -> str:
     return f" ({code})" if code and code != outcome else ""
 
 
-def _peer_line(peer: PeerResult) -> str:
+def _peer_line(result: RunResult, peer: PeerResult) -> str:
     parts = [f"{peer.outcome}{_code_note(peer.outcome, peer.code)}"]
     if peer.changes or peer.outcome == APPLIED:
         parts.append(count_text(Plan(peer.changes).counts()))
     if peer.bytes_sent:
-        parts.append(f"{human_size(peer.bytes_sent)} sent")
+        parts.append(f"{human_size(peer.bytes_sent)} {'received' if result.trigger == 'pull' else 'sent'}")
     if peer.reload:
         parts.append({"not-needed": "no reload needed", "none": "no nginx to reload"}.get(peer.reload, peer.reload))
     if peer.accepted and peer.outcome in (APPLIED, IN_SYNC):
@@ -135,7 +135,9 @@ def _peer_line(peer: PeerResult) -> str:
 
 def log_line(result: RunResult, peer: PeerResult) -> str:
     """The one line for the journal: what, how much, how long, outcome."""
-    text = f"{_peer_line(peer).strip()}, {human_duration(result.duration_s)} [run {result.run}, {result.trigger}]"
+    text = (
+        f"{_peer_line(result, peer).strip()}, {human_duration(result.duration_s)} [run {result.run}, {result.trigger}]"
+    )
     problems = [*peer.problems, *result.problems]
     reasons = [str(problem) for problem in problems if problem.level == "error"][:1]
     message = peer.message or result.message
