@@ -137,6 +137,19 @@ def test_a_soak_ends_by_itself_unless_nginx_complains(pair: Pair) -> None:
         assert (exit_status, answer(pair.web2, "/page.html", "x")) == (0, (200, "newer")), said
 
 
+def test_a_soak_outlives_the_daemon_that_began_it(pair: Pair) -> None:
+    with following(pair, "soak = 5s") as daemon:
+        write(pair.web1, "conf/vhosts/shop.conf", SHOP.format("good"))
+        hangup(pair.web1)
+        reloaded = time.time()
+        daemon.wait_for(" first (soak = 5")
+    assert answer(pair.web2, "/", "shop") != (200, "good")
+    with pair.daemon() as daemon:
+        daemon.wait_for("web2 applied")
+        wait_for_answer(pair.web2, "/", "shop", (200, "good"))
+    assert reloaded + 5 < status(pair)["accepted_at"] < reloaded + 25
+
+
 # the decision, as values
 
 
