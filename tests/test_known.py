@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ngxsync.agent import scan as scanning
-from ngxsync.agent import trees
+from ngxsync.agent import survey, trees
 from ngxsync.agent.known import SHA, Known, nothing, read_known, write_known
 from ngxsync.agent.manifest import Entry, Manifest, from_json, shared, snapshot_id, to_json
-from ngxsync.agent.scan import Scan, scan
+from ngxsync.agent.scan import Scan, scan, scanned
 from ngxsync.agent.store import Damaged, Store
 from ngxsync.core.excludes import compile_excludes
 from ngxsync.core.model import Projection, Snapshot
@@ -43,10 +43,10 @@ def tree(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """The file system's clock as it will be in so many seconds, ten from the start: what was just written is old enough."""
-    real = scanning.file_system_clock
+    real = survey.file_system_clock
 
     def set_clock(seconds: float) -> None:
-        monkeypatch.setattr(scanning, "file_system_clock", lambda folder: real(folder) + int(seconds * 10**9))
+        monkeypatch.setattr(survey, "file_system_clock", lambda folder: real(folder) + int(seconds * 10**9))
 
     set_clock(10)
     return set_clock
@@ -64,9 +64,16 @@ def told(found: Scan) -> tuple[Any, ...]:
 
 
 def assert_warm_is_cold(tree: Path, first: Scan, *excludes: str) -> Scan:
-    asked = projection(tree, *excludes)
-    warm = scan(asked, first.known, str(tree), first.manifest)
-    assert told(warm) == told(scan(asked, None, str(tree)))
+    return assert_no_shortcut_is_seen(projection(tree, *excludes), first, str(tree))
+
+
+def assert_no_shortcut_is_seen(asked: dict[str, Any], first: Scan, clock_folder: str) -> Scan:
+    """A scan that goes by the first tells what one without memory does; so does the first itself, where its seal still holds."""
+    cold = scan(asked, None, clock_folder)
+    if survey.is_as_before(survey.survey(asked, clock_folder, first.seal), first.seal):
+        assert told(first) == told(cold)
+    warm = scan(asked, first.known, clock_folder, first.manifest, first.seal)
+    assert told(warm) == told(cold)
     return warm
 
 
@@ -108,7 +115,12 @@ EDITS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+@pytest.fixture(params=EDITS.values(), ids=EDITS)
+def edit(request: pytest.FixtureRequest) -> Callable[[Path], object]:
+    chosen: Callable[[Path], object] = request.param
+    return chosen
+
+
 def test_a_warm_scan_sees_each_edit(tree: Path, edit: Callable[[Path], object]) -> None:
     first = scan(projection(tree), None, str(tree))
     assert set(first.known.marks) == {str(p) for p in tree.rglob("*") if p.is_file()}
@@ -116,6 +128,65 @@ def test_a_warm_scan_sees_each_edit(tree: Path, edit: Callable[[Path], object]) 
     second = assert_warm_is_cold(tree, first)
     assert told(second) != told(first)
     assert_warm_is_cold(tree, second)
+
+
+def is_sealed(found: Scan, asked: dict[str, Any], tree: Path) -> bool:
+    return survey.is_as_before(survey.survey(asked, str(tree.parent), found.seal), found.seal)
+
+
+def test_a_seal_holds_until_something_changes(tree: Path, edit: Callable[[Path], object]) -> None:
+    first = scan(projection(tree), None, str(tree.parent))
+    assert is_sealed(first, projection(tree), tree)
+    edit(tree)
+    assert not is_sealed(first, projection(tree), tree)
+
+
+def test_what_is_excluded_breaks_no_seal_by_its_edits(tree: Path) -> None:
+    """A log grows all the time. But one that is new, or a folder now, has to be asked of the excludes."""
+    excludes = ("*.log", "!a.log/", "old/")
+    asked = projection(tree, *excludes)
+    write(tree / "a.log", "a")
+    write(tree / "old/file", "")
+    first = scan(asked, None, str(tree.parent))
+    write(tree / "a.log", "more")
+    write(tree / "old/more", "")
+    assert is_sealed(first, asked, tree)
+    for change in (
+        lambda: write(tree / "b.log", ""),
+        lambda: (tree / "b.log").rename(tree / "old/b.log"),
+        lambda: shutil.rmtree(tree / "old"),
+        lambda: write(tree / "old", ""),
+        lambda: make_file_a_folder(tree / "a.log"),
+    ):
+        change()
+        first = assert_warm_is_cold(tree, first, *excludes)
+        assert is_sealed(first, asked, tree)
+    assert {f"{tree}/old", f"{tree}/a.log"} <= set(first.manifest)
+
+
+def test_no_seal_is_of_other_excludes_nor_of_another_boot(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = scan(projection(tree), None, str(tree.parent))
+    assert not is_sealed(first, projection(tree, "*.log"), tree)
+    assert not is_sealed(first, {**projection(tree), "owners": False}, tree)
+    monkeypatch.setattr(survey, "boot_id", lambda: "another")
+    assert not is_sealed(first, projection(tree), tree)
+
+
+def test_what_is_young_is_never_sealed(tree: Path, clock: Callable[[float], None]) -> None:
+    clock(1.5)
+    assert scan(projection(tree), None, str(tree.parent)).seal is None
+    clock(10)
+    assert scan(projection(tree), None, None).seal is None  # no clock is to be had
+
+
+@pytest.mark.parametrize("edit", ["same size, same time", "deleted"])
+def test_what_changes_under_a_scan_is_not_sealed(tree: Path, edit: str) -> None:
+    """Read is what is there by then, and it is not what the survey saw."""
+    seen = survey.survey(projection(tree), str(tree.parent))
+    EDITS[edit](tree)
+    found = scanned(seen)
+    assert told(found) == told(scan(projection(tree)))
+    assert found.seal is None
 
 
 def test_a_file_that_came_and_went_is_forgotten(tree: Path) -> None:
@@ -138,7 +209,7 @@ def test_excludes_that_come_and_go(tree: Path) -> None:
 def test_a_user_of_another_name(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """usermod --login moves no ctime."""
     first = scan(projection(tree), None, str(tree))
-    monkeypatch.setattr(scanning, "_name", lambda _look_up, number: f"renamed{number}")
+    monkeypatch.setattr(survey, "_name", lambda _look_up, number: f"renamed{number}")
     second = assert_warm_is_cold(tree, first)
     assert second.manifest[f"{tree}/html/a.html"].owner == "renamed0"
 
@@ -170,6 +241,10 @@ edits = st.one_of(
     st.tuples(st.just("link"), places, places),
     st.tuples(st.just("chmod"), places, st.sampled_from(["600", "644"])),
     st.tuples(st.just("chown"), places, st.sampled_from(["0", "33"])),
+    st.tuples(st.just("touch"), places, st.just("")),
+    st.tuples(st.just("folder"), places, st.just("")),
+    st.tuples(st.just("retarget"), places, st.sampled_from(["x", "y"])),
+    st.tuples(st.just("swap"), places, places),
     st.tuples(st.just("exclude"), st.sampled_from(["", "*.log", "a/", "b"]), st.just("")),
     st.tuples(st.just("scan"), st.just(""), st.just("")),
 )
@@ -189,6 +264,15 @@ def edited(top: Path, kind: str, place: str, value: str) -> None:
         path.chmod(int(value, 8))
     elif kind == "chown":
         os.chown(path, int(value), 0)
+    elif kind == "touch":
+        os.utime(path, ns=(5, 5))
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "retarget":
+        path.unlink(missing_ok=True)
+        path.symlink_to(value)
+    elif kind == "swap":
+        swap(path, top / value)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -204,9 +288,7 @@ def test_after_any_edits_a_warm_scan_tells_what_a_cold_one_does(
         if kind == "exclude":
             excludes = [place] if place else []
         elif kind == "scan":
-            warm = scan(projection(top, *excludes), found.known, str(tmp_path), found.manifest)
-            assert told(warm) == told(scan(projection(top, *excludes), None, str(tmp_path)))
-            found = warm
+            found = assert_no_shortcut_is_seen(projection(top, *excludes), found, str(tmp_path))
         else:
             try:
                 edited(top, kind, place, value)
@@ -389,7 +471,7 @@ def test_no_answer_outlives_what_it_was_about(peer: Peer, tree: Path, monkeypatc
         lambda: os.utime(tree / "html/a.html", ns=(5, 5)),
         lambda: (tree / "html/b.html").chmod(0o600),
         lambda: peer.accept("g1b", live),
-        lambda: monkeypatch.setattr(scanning, "_name", lambda _look_up, number: f"renamed{number}"),
+        lambda: monkeypatch.setattr(survey, "_name", lambda _look_up, number: f"renamed{number}"),
     ):
         step()
         for generation in ("g1", "g1b", None):
@@ -399,7 +481,20 @@ def test_no_answer_outlives_what_it_was_about(peer: Peer, tree: Path, monkeypatc
     assert all(one != other for one, other in pairwise(seen))
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"key": 1}'])
+def test_a_peer_sees_each_edit(peer: Peer, tree: Path, edit: Callable[[Path], object]) -> None:
+    def told_by(answer: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in answer.items() if key != "now"}
+
+    peer.accept("g1", scan(projection(tree)).manifest)
+    first = peer.scan(generation="g1")
+    assert told_by(peer.scan(generation="g1")) == told_by(first)
+    edit(tree)
+    warm = peer.scan(generation="g1")
+    assert told_by(warm) == told_by(peer.scan(generation="g1", full=True))
+    assert told_by(warm) != told_by(first)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"key": 1}', '{"key": "", "seal": ["", {"/t": 1}, ""]}'])
 def test_a_damaged_memory_is_none(peer: Peer, tree: Path, damage: str) -> None:
     peer.accept("g1", scan(projection(tree)).manifest)
     first = peer.answer("g1")

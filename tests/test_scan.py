@@ -17,14 +17,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ngxsync.agent import folders, renames, stage
-from ngxsync.agent import scan as scanning
+from ngxsync.agent import folders, renames, stage, survey
 from ngxsync.agent.exchange import Exchange, Ids
 from ngxsync.agent.journal import Item
 from ngxsync.agent.known import SHA
 from ngxsync.agent.manifest import Entry, Manifest, delta
 from ngxsync.agent.request import make_items
-from ngxsync.agent.scan import Names, Scan, scan
+from ngxsync.agent.scan import Scan, scan
+from ngxsync.agent.survey import Names
 from ngxsync.agent.undo import Undo
 from ngxsync.core.excludes import BUILTIN, compile_excludes
 from ngxsync.core.plan import make_plan
@@ -50,10 +50,10 @@ def tree(tmp_path: Path) -> Path:
 @pytest.fixture
 def aged(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """The file system's clock as it will be in so many seconds: what was just written is then old enough to be kept."""
-    real = scanning.file_system_clock
+    real = survey.file_system_clock
 
     def set_clock(seconds: float) -> None:
-        monkeypatch.setattr(scanning, "file_system_clock", lambda folder: real(folder) + int(seconds * 10**9))
+        monkeypatch.setattr(survey, "file_system_clock", lambda folder: real(folder) + int(seconds * 10**9))
 
     return set_clock
 

@@ -14,7 +14,8 @@ from . import kernel, renames
 from .journal import Item
 from .manifest import DIR, Entry, entry_from_json, is_same
 from .paths import Anchor, set_mode, set_owner
-from .scan import OWN_FOLDER, Names, Unstable, entry_at
+from .scan import Unstable, entry_at
+from .survey import OWN_FOLDER, Names
 from .xattrs import put_xattrs, read_xattrs
 
 

@@ -6,7 +6,7 @@ import stat
 from typing import List, Optional
 
 from .paths import Anchor, remove_tree, set_mode
-from .scan import OWN_FOLDER, mounts_below
+from .survey import OWN_FOLDER, mounts_below
 
 PREP, STAGE = "prep", "stage"
 

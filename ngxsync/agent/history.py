@@ -8,8 +8,8 @@ from typing import Any, Dict, Iterator, List, Optional
 from .answers import Failure
 from .inspection import SHOW_LIMIT, named_secrets, show_file, shown
 from .manifest import DIR, FILE, LINK, Entry, entry_from_json, snapshot_id, to_json
-from .scan import Names
 from .store import RUN_NAME, Damaged, Store
+from .survey import Names
 
 Answer = Dict[str, Any]
 PASSWORD = re.compile(

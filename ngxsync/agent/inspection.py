@@ -13,10 +13,11 @@ from .failures import busy_failure
 from .manifest import Entry, is_clean, tree_of
 from .nginx import NGINX_ERRORS, find_nginx
 from .paths import Anchor
-from .scan import Names, Unstable, entry_at
+from .scan import Unstable, entry_at
 from .statuslines import judge, status_lines
 from .statuslines import shown as plain
 from .store import Busy, Store
+from .survey import Names
 
 Answer = Dict[str, Any]
 

@@ -1,16 +1,19 @@
 """What scans learnt of files, kept so that an unchanged one is not read again: in memory, and as a file of master and peer.
 
-A file is known by one string, "DEVICE INODE SIZE MTIME CTIME SHA256": a file of such strings is read five times as fast as
-one of lists, and compared as fast.
+A file is known by one string, "DEVICE INODE SIZE MTIME CTIME MODE UID GID SHA256": a file of such strings is read five times as
+fast as one of lists, and compared as fast.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+from operator import attrgetter
 from typing import Any, Dict, NamedTuple, Optional
 
 SHA = 64  # hexadecimal digits
+STAT = attrgetter("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns", "st_mode", "st_uid", "st_gid")
+MARK = "%d %d %d %d %d %d %d %d "
 
 Known = NamedTuple(
     "Known",
@@ -31,7 +34,7 @@ def rules_digest(projection: Dict[str, Any]) -> str:
 
 def mark_of(info: os.stat_result) -> str:
     """What no edit leaves as it is."""
-    return "%d %d %d %d %d " % (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+    return MARK % STAT(info)
 
 
 def content_of(mark: Optional[str], info: os.stat_result) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from .access import Doors, Readers
 from .directives import NamedFile, open_file
 from .manifest import tree_of
-from .scan import Rules
+from .survey import Rules
 
 Answer = Dict[str, Any]
 

@@ -1,7 +1,6 @@
-"""What the latest scan was answered with, kept beside its cache: an unchanged tree is neither hashed nor compared again.
+"""What the latest scan was answered with, kept beside its cache: of an unchanged tree no entry is made again, nor compared.
 
-Right for one manifest, one projection and one accepted generation, by a digest of them all and of where this code lies (its
-folder is named by its content).
+Right for the trees of one seal, and for one accepted record and this very code, by a key of both.
 """
 
 import hashlib
@@ -10,44 +9,49 @@ import os
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from .known import write_quietly
-from .manifest import Manifest, delta, snapshot_id
+from .manifest import delta, snapshot_id
+from .scan import Scan
 from .store import Damaged, Store, encoded
+from .survey import Seal
 
 LARGEST = 1000  # paths that differ: more are found out anew
 NAME = "scan.json"
 
-Found = NamedTuple("Found", [("id", str), ("changed", Dict[str, Any])])
+Found = NamedTuple("Found", [("id", str), ("changed", Dict[str, Any]), ("empty", bool), ("specials", List[str])])
+Memo = NamedTuple("Memo", [("key", str), ("seal", Optional[Seal]), ("found", Optional[Found])])
+NONE = Memo("", None, None)
 
 
-def compared(store: Store, manifest: Manifest, projection: Dict[str, Any], base: Optional[Dict[str, Any]]) -> Found:
+def key_of(store: Store, base: Optional[Dict[str, Any]]) -> str:
+    """Of the accepted record that is compared with, of its manifest's own file (a lost or damaged one has to be met), and of
+    where this code lies (its folder is named by its content)."""
+    parts = [os.path.abspath(__file__), None if base is None else base["generation"], store.manifest_stamp(base)]
+    return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
+
+
+def compared(store: Store, found: Scan, projection: Dict[str, Any], base: Optional[Dict[str, Any]]) -> Found:
     """The snapshot id, and what differs from the accepted record `base` (None: from nothing). Raises Damaged, of its manifest."""
-    key = _key(manifest, projection, base, store.manifest_stamp(base))
-    known = _read(store, key)
-    if known is not None:
-        return known
+    manifest = found.manifest
     changed = delta(store.accepted_manifest(base), manifest)
     entries = {path: None if entry is None else list(entry) for path, entry in changed.items()}
-    found = Found(snapshot_id(manifest, projection), entries)
-    if len(entries) <= LARGEST and os.path.isdir(store.root):
-        write_quietly(store.path(NAME), encoded({"key": key, "id": found.id, "changed": entries}))
-    return found
+    is_empty = all(path in found.roots for path in manifest)
+    return Found(snapshot_id(manifest, projection), entries, is_empty, found.specials)
 
 
-def _key(manifest: Manifest, projection: Dict[str, Any], base: Optional[Dict[str, Any]], stamp: List[int]) -> str:
-    """`stamp` is of the accepted manifest's own file: one that is lost or damaged has to be met."""
-    generation = None if base is None else base["generation"]
-    digest = hashlib.sha256(json.dumps([os.path.abspath(__file__), projection, generation, stamp]).encode("ascii"))
-    # no path, name or target holds the NUL that ends each field
-    lines: List[str] = ["%s\0%s\0%d\0%s\0%s\0%d\0%d\0%s\0" % ((path,) + entry) for path, entry in manifest.items()]
-    digest.update("".join(lines).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+def keep(store: Store, seal: Seal, base: Optional[Dict[str, Any]], found: Found) -> None:
+    if len(found.changed) <= LARGEST and os.path.isdir(store.root):
+        memo = {"key": key_of(store, base), "seal": list(seal), "found": list(found)}
+        write_quietly(store.path(NAME), encoded(memo))
 
 
-def _read(store: Store, key: str) -> Optional[Found]:
+def read(store: Store) -> Memo:
     try:
-        data = store.read(NAME)
-        if data and data["key"] == key and isinstance(data["id"], str) and isinstance(data["changed"], dict):
-            return Found(data["id"], data["changed"])
-    except (Damaged, OSError, TypeError, KeyError):
+        data = store.read(NAME) or {}
+        rules, hidden, digest = data["seal"]
+        seal = Seal(rules, {folder: [str(name) for name in names] for folder, names in hidden.items()}, digest)
+        found = Found(*data["found"])
+        if isinstance(found.id, str) and isinstance(found.changed, dict) and isinstance(found.specials, list):
+            return Memo(data["key"], seal, found)
+    except (Damaged, OSError, TypeError, KeyError, ValueError, AttributeError):
         pass  # only speed is lost
-    return None
+    return NONE

@@ -11,7 +11,7 @@ import stat
 from typing import Dict, List, NamedTuple, Tuple
 
 from . import kernel
-from .scan import unescape_mount
+from .survey import unescape_mount
 
 BOUND = ("/proc", "/sys", "/dev")
 # any directory will do: it is covered after all that the view is made of has been opened

@@ -10,8 +10,8 @@ from .exchange import Exchange, Ids
 from .journal import Journal
 from .nginx import Nginx, find_nginx, is_alive
 from .proof import DIED, Proof, Reload, is_idle, send, wait_idle
-from .scan import Names
 from .store import Damaged, Store
+from .survey import Names
 from .undo import Undo
 
 IDLE_S = 30.0

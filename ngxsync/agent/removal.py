@@ -16,8 +16,8 @@ from .folders import homes, remove_run_folder
 from .keyfile import KeyFile, key_files
 from .manifest import is_clean, tree_of
 from .policyfile import all_policies, fingerprint, policy_path
-from .scan import OWN_FOLDER
 from .store import Busy, Store, fsync_folder
+from .survey import OWN_FOLDER
 
 Answer = Dict[str, Any]
 

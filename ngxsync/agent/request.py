@@ -23,8 +23,9 @@ from .manifest import (
     tree_of,
 )
 from .paths import Anchor
-from .scan import OWN_FOLDER, Names, Scan, scan
+from .scan import Scan, scan
 from .store import RUN_NAME, Store
+from .survey import OWN_FOLDER, Names
 from .sweep import keep_of
 
 KINDS = ("sync", "rollback", "pull")

@@ -1,4 +1,4 @@
-"""Reads trees into manifests: the same code on master and peer. Excludes are applied here and nowhere else.
+"""Reads trees into manifests: the same code on master and peer. What stat says of them is survey.py's.
 
 File hashes are kept by (device, inode, size, mtime, ctime): an unchanged file costs one lstat. Entries whose ctime is within
 2 s of the file system's own clock are used but not kept, since older kernels give ctime one tick (DESIGN 3, step 2).
@@ -6,19 +6,28 @@ Where the excludes are those of the scan before, a file that is as it was then i
 """
 
 import errno
-import grp
 import hashlib
 import os
-import pwd
-import re
 import stat
-from operator import attrgetter
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from .known import SHA, Known, content_of, mark_of, nothing, rules_digest
+from .known import SHA, Known, content_of, mark_of, nothing
 from .manifest import DIR, FILE, LINK, Entry, Manifest
+from .survey import (
+    DIR_MARK,
+    HIDDEN_MARK,
+    LINK_MARK,
+    SPECIAL_MARK,
+    Folder,
+    Names,
+    Seal,
+    Survey,
+    Tree,
+    relative_to,
+    seal_of,
+    survey,
+)
 
-OWN_FOLDER = ".ngxsync"
 SPECIAL = "special"  # the kind of sockets, devices and pipes, in no manifest
 FRESH_NS = 2 * 10**9
 ATTEMPTS = 5
@@ -30,10 +39,11 @@ Scan = NamedTuple(
     [
         ("manifest", Manifest),
         ("specials", List[str]),  # sockets, devices, pipes: reported and left alone
-        ("roots", Dict[str, Any]),  # tree -> {"real", "dev", "ino", "mounts"}
+        ("roots", Dict[str, Any]),  # tree -> {"real", "dev", "ino", "fsid", "mounts"}
         ("known", Known),  # its files, but for those that are too young
         ("unread", List[str]),  # "path: reason" of what could not be read
         ("kept_apart", List[str]),  # for each directory that holds excluded entries one of them
+        ("seal", Optional[Seal]),  # None where some file was too young, or not as the survey saw it
     ],
 )
 
@@ -44,31 +54,6 @@ class Unstable(Exception):
 
 def signature(info: os.stat_result) -> Signature:
     return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-
-
-class Names:
-    """User and group names by id, each looked up once; "#ID" where the host has no name."""
-
-    def __init__(self, count: bool) -> None:
-        self._count = count
-        self._users: Dict[int, str] = {}
-        self._groups: Dict[int, str] = {}
-
-    def of(self, info: os.stat_result) -> Tuple[str, str]:
-        if not self._count:
-            return "", ""
-        if info.st_uid not in self._users:
-            self._users[info.st_uid] = _name(lambda i: pwd.getpwuid(i).pw_name, info.st_uid)
-        if info.st_gid not in self._groups:
-            self._groups[info.st_gid] = _name(lambda i: grp.getgrgid(i).gr_name, info.st_gid)
-        return self._users[info.st_uid], self._groups[info.st_gid]
-
-
-def _name(look_up: Callable[[int], str], number: int) -> str:
-    try:
-        return look_up(number)
-    except KeyError:
-        return "#%d" % number
 
 
 def hash_fd(fd: int) -> str:
@@ -100,208 +85,120 @@ def hash_file(name: str, dir_fd: Optional[int] = None) -> Tuple[str, os.stat_res
     raise Unstable(name)
 
 
-class Rules:
-    """The compiled excludes of one tree; the last rule that matches decides."""
-
-    def __init__(self, rules: List[Any]) -> None:
-        # two alternations answer the common case (nothing matches) in one look
-        self._any = re.compile("|".join("(?:%s)" % regex for regex, _ in rules) or r"(?!)")
-        self._rules = [(re.compile(regex), bool(excluded)) for regex, excluded in rules]
-
-    def excludes(self, relative: str, is_dir: bool) -> bool:
-        name = relative + "/" if is_dir else relative
-        if not self._any.match(name):
-            return False
-        for regex, excluded in reversed(self._rules):
-            if regex.match(name):
-                return bool(excluded)
-        return False
-
-
-def file_system_clock(folder: str) -> int:
-    """Now, in ns, as the file system that holds this folder tells it; 0 (nothing is old enough to keep) where it cannot be asked."""
-    if not folder:
-        return 0
-    name = ".clock.%d" % os.getpid()
-    try:
-        # whoever owns the tree could have put a link there
-        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            return _written_at(name, place)
-        finally:
-            os.close(place)
-    except OSError:
-        return 0
-
-
-def _written_at(name: str, place: int) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(name, flags, 0o600, dir_fd=place)
-    try:
-        os.unlink(name, dir_fd=place)
-        os.write(fd, b".")
-        return os.fstat(fd).st_ctime_ns
-    finally:
-        os.close(fd)
-
-
-def mounts_below(root: str) -> List[str]:
-    """Mount points strictly below root, as this process sees them."""
-    found = set()
-    with open("/proc/self/mountinfo", "rb") as table:
-        for line in table:
-            point = os.fsdecode(unescape_mount(line.split()[4]))
-            if point.startswith(root.rstrip("/") + "/"):
-                found.add(point)
-    return sorted(found)
-
-
-def unescape_mount(field: bytes) -> bytes:
-    """mountinfo writes space, tab, newline and backslash as octal."""
-    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match.group(1), 8)]), field)
-
-
 def scan(
     projection: Dict[str, Any],
     known: Optional[Known] = None,
     clock_folder: Optional[str] = None,
     earlier: Optional[Manifest] = None,
+    before: Optional[Seal] = None,
 ) -> Scan:
-    """Scan all trees of a projection; `known` is what an earlier scan gave, None reads every file.
+    """Survey and scan in one."""
+    return scanned(survey(projection, clock_folder, before), known, earlier)
+
+
+def scanned(seen: Survey, known: Optional[Known] = None, earlier: Optional[Manifest] = None) -> Scan:
+    """The manifest of what a survey saw; `known` is what an earlier scan gave, None reads every file.
 
     Entries that equal those of the manifest `earlier` are the same objects: who keeps both has them once.
-    Raises OSError where a root exists and cannot be read. A root that is absent gives no entries and no record in `roots`.
     """
-    known = nothing() if known is None else known
-    result = Scan({}, [], {}, Known(rules_digest(projection), {}), [], [])
-    names = Names(projection["owners"])
-    for tree in projection["trees"]:
-        _Walk(tree["path"], Rules(tree["exclude"]), names, known, result, clock_folder, earlier or {}).run()
-    return result
+    work = _Work(seen, nothing() if known is None else known, earlier or {})
+    for tree in seen.trees:
+        work.take(tree.path, work.entry(DIR, tree.mark[1:]))
+        for folder in tree.folders:
+            work.folder(tree, folder)
+    return Scan(
+        work.manifest,
+        sorted(work.specials),
+        seen.roots,
+        work.known,
+        sorted(seen.unread),
+        kept_apart(seen),
+        None if seen.unread or work.is_unsure else seal_of(seen),
+    )
 
 
-def _file_system_id(path: str) -> str:
-    """The file system's own, which ext4 and btrfs keep where device numbers change at boot; "" where there is none (Python 3.6)."""
-    number = getattr(os.statvfs(path), "f_fsid", 0)
-    return "%x" % number if number else ""
+def kept_apart(seen: Survey) -> List[str]:
+    """One for each directory says enough: thousands of logs would only make the answer long."""
+    return sorted("%s/%s" % (folder, min(names).rstrip("/")) for folder, names in seen.hidden.items())
 
 
-_name_of = attrgetter("name")
+class _Work:
+    """What is made of one survey; its rows of files that turn out to be excluded are marked so."""
 
+    def __init__(self, seen: Survey, known: Known, earlier: Manifest) -> None:
+        self.seen, self.marks, self.earlier = seen, known.marks, earlier
+        self.are_let_in = known.rules == seen.rules
+        self.known = Known(seen.rules, {})
+        self._names = Names(seen.projection["owners"])
+        self.manifest: Manifest = {}
+        self.specials: List[str] = []
+        self.is_unsure = False
+        self._attributes: Dict[str, Tuple[int, str, str]] = {}
 
-class _Walk:
-    """One tree; a class only because the recursion shares its values."""
+    def folder(self, tree: Tree, folder: Folder) -> None:
+        names = folder.rows[::2]
+        for number, name in enumerate(names):
+            mark, path = folder.rows[2 * number + 1], folder.path + "/" + name
+            kind = mark[0]
+            if kind == DIR_MARK:
+                self.take(path, self.entry(DIR, mark[1:]))
+            elif kind == LINK_MARK:
+                self.take(path, self._link(mark))
+            elif kind == SPECIAL_MARK:
+                self.specials.append(path)
+            elif kind != HIDDEN_MARK:
+                before = self.marks.get(path)
+                if before is not None and before[:-SHA] == mark and self.are_let_in:
+                    self._file(tree, path, mark, before[-SHA:])
+                elif tree.rules.excludes(relative_to(tree, folder, name), False):
+                    folder.rows[2 * number + 1] = HIDDEN_MARK
+                    self.seen.hidden.setdefault(folder.path, []).append(name)
+                else:
+                    self._other_file(tree, path, folder.real + "/" + name, mark)
 
-    def __init__(
-        self,
-        root: str,
-        rules: Rules,
-        names: Names,
-        known: Known,
-        result: Scan,
-        clock_folder: Optional[str],
-        earlier: Manifest,
-    ) -> None:
-        self.root, self.rules, self.names, self.known, self.result = root, rules, names, known.marks, result
-        self.are_let_in = known.rules == result.known.rules
-        self.clock_folder, self.earlier = clock_folder, earlier
-        self.top = root + "/"
-        self.now_ns = 0
-        self.apart: Set[str] = set()
-
-    def run(self) -> None:
-        real = os.path.realpath(self.root)
+    def _other_file(self, tree: Tree, path: str, real: str, seen: str) -> None:
+        """A file that is not known, or was not known under these excludes."""
+        before = self.marks.get(path)
         try:
-            info = os.stat(real)
-        except FileNotFoundError:
-            return
-        own = os.path.join(real, OWN_FOLDER)
-        is_own = os.path.isdir(own) and not os.path.islink(own)
-        self.now_ns = file_system_clock(
-            own if is_own else os.path.realpath(self.clock_folder) if self.clock_folder else ""
-        )
-        self.result.roots[self.root] = {
-            "real": real,
-            "dev": info.st_dev,
-            "ino": info.st_ino,
-            "fsid": _file_system_id(real),
-            "mounts": [os.path.relpath(point, real) for point in mounts_below(real)],
-        }
-        self._take(self.root, make_entry(DIR, info, "", self.names))
-        self._folder(real, "")
-
-    def _folder(self, real: str, relative: str) -> None:
-        try:
-            with os.scandir(real) as found:
-                items = sorted(found, key=_name_of)
-        except OSError as error:
-            if not relative:
-                raise
-            if not isinstance(error, FileNotFoundError):
-                self.result.unread.append("%s: %s" % (self._shown(relative), error.strerror))
-            return
-        for item in items:
-            if item.name != OWN_FOLDER:
-                self._item(item, relative + "/" + item.name if relative else item.name)
-
-    def _item(self, item: Any, relative: str) -> None:
-        try:
-            info = item.stat(follow_symlinks=False)
-            if stat.S_ISREG(info.st_mode) and self._is_as_before(relative, info):
+            if before is not None and before[:-SHA] == seen:
+                self._file(tree, path, seen, before[-SHA:])
                 return
-            is_dir = stat.S_ISDIR(info.st_mode)
-            if self.rules.excludes(relative, is_dir):
-                self._keep_apart(relative)
-                return
-            if is_dir:
-                self._take(self._shown(relative), make_entry(DIR, info, "", self.names))
-                self._folder(item.path, relative)
-            elif stat.S_ISREG(info.st_mode):
-                self._file(item.path, relative, info)
-            elif stat.S_ISLNK(info.st_mode):
-                self._take(self._shown(relative), make_entry(LINK, info, os.readlink(item.path), self.names))
-            else:
-                self.result.specials.append(self._shown(relative))
-        except Unstable:
-            self.result.unread.append("%s: it is being written" % self._shown(relative))
-        except FileNotFoundError:
-            return  # gone between listing and reading: as if it had never been listed
-        except OSError as error:
-            self.result.unread.append("%s: %s" % (self._shown(relative), error.strerror or error))
-
-    def _keep_apart(self, relative: str) -> None:
-        """One for each directory says enough: thousands of logs would only make the answer long."""
-        folder = os.path.dirname(relative)
-        if folder not in self.apart:
-            self.apart.add(folder)
-            self.result.kept_apart.append(self._shown(relative))
-
-    def _is_as_before(self, relative: str, info: os.stat_result) -> bool:
-        """Takes a file that is known under these very excludes, and says so: most files, so this is what a scan costs."""
-        path = self.top + relative
-        mark = self.known.get(path)
-        if mark is None or mark[:-SHA] != mark_of(info) or not self.are_let_in:
-            return False
-        if self.now_ns - info.st_ctime_ns > FRESH_NS:
-            self.result.known.marks[path] = mark
-        self._take(path, make_entry(FILE, info, mark[-SHA:], self.names))
-        return True
-
-    def _file(self, real: str, relative: str, info: os.stat_result) -> None:
-        path = self._shown(relative)
-        content = content_of(self.known.get(path), info)
-        if not content:
             content, info = hash_file(real)
-        if self.now_ns - info.st_ctime_ns > FRESH_NS:
-            self.result.known.marks[path] = mark_of(info) + content
-        self._take(path, make_entry(FILE, info, content, self.names))
+        except Unstable:
+            self.seen.unread.append("%s: it is being written" % path)
+        except FileNotFoundError:
+            self.is_unsure = True  # gone between listing and reading: as if it had never been listed
+        except OSError as error:
+            self.seen.unread.append("%s: %s" % (path, error.strerror or error))
+        else:
+            self.seen.owners.setdefault((info.st_uid, info.st_gid), self._names.of(info))
+            mark = mark_of(info)
+            self.is_unsure = self.is_unsure or mark != seen
+            self._file(tree, path, mark, content)
 
-    def _take(self, path: str, entry: Entry) -> None:
+    def _file(self, tree: Tree, path: str, mark: str, content: str) -> None:
+        _, _, size, mtime_ns, ctime_ns, attributes = mark.split(" ", 5)
+        if tree.now_ns - int(ctime_ns) > FRESH_NS:
+            self.known.marks[path] = mark + content
+        else:
+            self.is_unsure = True
+        self.take(path, self.entry(FILE, attributes, int(mtime_ns), int(size), content))
+
+    def _link(self, mark: str) -> Entry:
+        mode, uid, gid, mtime_ns, target = mark[1:].split(" ", 4)
+        return self.entry(LINK, "%s %s %s" % (mode, uid, gid), int(mtime_ns), 0, target)
+
+    def entry(self, kind: str, attributes: str, mtime_ns: int = 0, size: int = 0, content: str = "") -> Entry:
+        found = self._attributes.get(attributes)
+        if found is None:
+            mode, uid, gid = map(int, attributes.split())
+            found = self._attributes[attributes] = (stat.S_IMODE(mode),) + self.seen.owners[uid, gid]
+        mode, owner, group = found
+        return Entry(kind, 0o777 if kind == LINK else mode, owner, group, mtime_ns, size, content)
+
+    def take(self, path: str, entry: Entry) -> None:
         before = self.earlier.get(path)
-        self.result.manifest[path] = before if before == entry and before is not None else entry
-
-    def _shown(self, relative: str) -> str:
-        return self.top + relative
+        self.manifest[path] = before if before == entry and before is not None else entry
 
 
 def make_entry(kind: str, info: os.stat_result, content: str, names: Names) -> Entry:

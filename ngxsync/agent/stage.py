@@ -17,7 +17,8 @@ from .folders import PREP
 from .journal import Item
 from .manifest import DIR, LINK, Entry
 from .paths import is_being_written
-from .scan import OWN_FOLDER, Unstable, hash_file
+from .scan import Unstable, hash_file
+from .survey import OWN_FOLDER
 from .xattrs import label_for, read_xattrs
 
 

@@ -30,8 +30,9 @@ from .request import (
     raise_if_unknown_owner,
 )
 from .room import raise_if_full
-from .scan import OWN_FOLDER, SPECIAL, Names, Unstable
+from .scan import SPECIAL, Unstable
 from .store import LOCK_WAIT_S, Busy, Store
+from .survey import OWN_FOLDER, Names
 from .sweep import keep_of
 
 Answer = Dict[str, Any]

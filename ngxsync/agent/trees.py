@@ -3,16 +3,16 @@
 import os
 import sys
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional, Tuple
 
-from . import journal, staged
+from . import journal, memo, staged
 from .answers import Failure
 from .failures import failure_of
 from .folders import STAGE, make_run_folder, remove_run_folder
 from .manifest import PROTOCOL, RELEASE, SPEAKS, is_clean, to_json
-from .memo import compared
-from .scan import OWN_FOLDER, scan
+from .scan import kept_apart, scanned
 from .store import LOCK_WAIT_S, RUN_NAME, Busy, Damaged, Store
+from .survey import OWN_FOLDER, Survey, is_as_before, survey
 
 Answer = Dict[str, Any]
 
@@ -49,37 +49,49 @@ def scan_trees(request: Answer) -> Answer:
     """The live trees against the accepted manifest, where the caller has the same one (by generation); else against nothing."""
     store = Store(request["state_dir"])
     accepted = store.accepted()
-    full = bool(request.get("full"))
-    known = None if full else store.known()
-    try:
-        found = scan(request["projection"], known, store.root)
-    except OSError as error:
-        raise Failure("scan", "%s: %s" % (error.filename, error.strerror), next="see that the agent's user may read it")
-    if os.path.isdir(store.root) and found.known != known:
-        store.keep_known(found.known)
     if accepted is not None and accepted.get("kind") == "pull" and request.get("protocol", PROTOCOL) < 3:
         accepted = dict(accepted, kind="sync")  # a master of then knows no other word for it
     same = accepted is not None and accepted["generation"] == request.get("generation")
-    answer = compared(store, found.manifest, request["projection"], accepted if same else None)
+    try:
+        seen, found = _found(store, request, accepted if same else None)
+    except OSError as error:
+        raise Failure("scan", "%s: %s" % (error.filename, error.strerror), next="see that the agent's user may read it")
     # a master that lost its copy (its connection was cut, then it died) asks for what it accepted itself
     copy = to_json(store.accepted_manifest(accepted)) if request.get("want_base") and accepted is not None else None
     return {
         "base_manifest": copy,
         "ok": True,
         "uid": os.geteuid(),
-        "id": answer.id,
+        "id": found.id,
         "now": time.time(),
-        "empty": all(path in found.roots for path in found.manifest),
+        "empty": found.empty,
         "base": "accepted" if same else "none",
-        "changed": answer.changed,
+        "changed": found.changed,
         "specials": found.specials,
-        "kept_apart": found.kept_apart,
-        "unread": found.unread,
-        "roots": found.roots,
+        "kept_apart": kept_apart(seen),
+        "unread": sorted(seen.unread),
+        "roots": seen.roots,
         "accepted": accepted,
         "journal": journal.describe(store.journal),
         "missing_users": missing_names(request.get("users", []), request.get("groups", [])),
     }
+
+
+def _found(store: Store, request: Answer, base: Optional[Answer]) -> Tuple[Survey, memo.Found]:
+    """What the trees are against the accepted record `base`. Where all is as at the latest scan, that one's answer."""
+    projection, full = request["projection"], bool(request.get("full"))
+    latest = memo.NONE if full else memo.read(store)
+    seen = survey(projection, store.root, latest.seal)
+    if latest.found is not None and latest.key == memo.key_of(store, base) and is_as_before(seen, latest.seal):
+        return seen, latest.found
+    known = None if full else store.known()
+    scan = scanned(seen, known)
+    if os.path.isdir(store.root) and scan.known != known:
+        store.keep_known(scan.known)
+    found = memo.compared(store, scan, projection, base)
+    if scan.seal is not None:
+        memo.keep(store, scan.seal, base, found)
+    return seen, found
 
 
 def missing_names(users: List[str], groups: List[str]) -> List[str]:

@@ -37,6 +37,8 @@ def make_plan(
     accepted record looked at that path at all. `main_conf` (absolute) is replaced last. Where both sides are equal
     there is no change, whatever the base says: the accepted record's delta covers that.
     """
+    if master == peer:
+        return Plan()  # 100,000 entries that are the same objects are compared in no time
     differing = [path for path in master.keys() | peer.keys() if peer.get(path) != master.get(path)]
     changes = [
         _change(path, peer.get(path), master.get(path), base, covered)

@@ -23,7 +23,7 @@ from ngxsync.agent.known import Known, nothing, read_known, write_known
 from ngxsync.agent.manifest import PROTOCOL
 from ngxsync.agent.paths import Anchor
 from ngxsync.agent.restore import make_folders
-from ngxsync.agent.scan import Scan
+from ngxsync.agent.survey import Seal, is_as_before, survey
 from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import AgentFailed, Held, Locked, Message, NgxsyncError, TransferFailed
 from ngxsync.core.model import Problem, Projection, Snapshot
@@ -63,6 +63,7 @@ class LocalHost:
         self._known: Known | None = None  # None before the first scan
         self._unsaved = 0  # files of it that are not on disk yet
         self._latest: Snapshot | None = None
+        self._seal: Seal | None = None  # of the latest, where it has one
         self._lock = threading.Lock()
         self._spare: subprocess.Popen[bytes] | None = None
 
@@ -70,25 +71,29 @@ class LocalHost:
         """A snapshot of the live trees; `full` reads every file. Raises ScanFailed."""
         with self._lock:
             try:
-                found = self._scan(projection, full=full)
+                return self._scan(projection, full=full)
             except OSError as error:
                 raise self._unreadable(f"{error.filename}: {error.strerror}") from error
-            except scan.Unstable as error:
-                raise self._unreadable(f"{error}: it changed all the while it was read") from error
-            self._keep(found.known)
-            if found.unread:
-                raise self._unreadable("; ".join(found.unread[:5]))
-            snapshot = Snapshot(found.manifest, projection, tuple(found.specials), found.roots)
-            if self._latest is None or snapshot != self._latest:
-                self._latest = snapshot
-            return self._latest  # the same object where nothing changed: its id is known
 
-    def _scan(self, projection: Projection, *, full: bool) -> Scan:
+    def _scan(self, projection: Projection, *, full: bool) -> Snapshot:
+        """The same object as before where nothing changed: its id is known."""
+        clock = str(self.state_dir) if self.state_dir.is_dir() else None
+        before = None if full else self._seal
+        seen = survey(projection.as_json(), clock, before)
+        if self._latest is not None and is_as_before(seen, before):
+            return self._latest
         if self._known is None:
             self._known = read_known(str(self._file))
-        clock = str(self.state_dir) if self.state_dir.is_dir() else None
         earlier = self._latest.manifest if self._latest else {}
-        return scan.scan(projection.as_json(), None if full else self._known, clock, earlier)
+        found = scan.scanned(seen, None if full else self._known, earlier)
+        self._keep(found.known)
+        if found.unread:
+            raise self._unreadable("; ".join(found.unread[:5]))
+        snapshot = Snapshot(found.manifest, projection, tuple(found.specials), found.roots)
+        if snapshot != self._latest:
+            self._latest = snapshot
+        self._seal = found.seal
+        return self._latest
 
     @property
     def _file(self) -> Path:
