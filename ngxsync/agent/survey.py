@@ -11,7 +11,6 @@ import json
 import os
 import pwd
 import re
-from operator import attrgetter
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
@@ -205,9 +204,6 @@ def _attributes(kind: str, info: os.stat_result) -> str:
     return "%s%d %d %d" % (kind, info.st_mode, info.st_uid, info.st_gid)
 
 
-_name_of = attrgetter("name")
-
-
 class _Walk:
     """One tree; a class only because its functions share these values."""
 
@@ -219,8 +215,7 @@ class _Walk:
         while folders:
             folder = folders.pop()
             try:
-                with os.scandir(folder.real) as found:
-                    items = sorted([item for item in found if item.name != OWN_FOLDER], key=_name_of)
+                below = self._folder(folder)
             except OSError as error:
                 if folder.path == self.tree.path:
                     raise
@@ -228,22 +223,29 @@ class _Walk:
                     self.seen.unread.append("%s: %s" % (folder.path, error.strerror))
                 continue
             self.tree.folders.append(folder)
-            below = self._rows(folder, items)
             folders += [Folder(folder.path + "/" + name, folder.real + "/" + name, []) for name in reversed(below)]
 
-    def _rows(self, folder: Folder, items: List[Any]) -> List[str]:
+    def _folder(self, folder: Folder) -> List[str]:
+        # a file is looked at by its name in the open folder: the kernel need not find the folder once more for each
+        place = os.open(folder.real, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            names = sorted(os.listdir(place))
+            return self._rows(folder, place, [name for name in names if name != OWN_FOLDER])
+        finally:
+            os.close(place)
+
+    def _rows(self, folder: Folder, place: int, names: List[str]) -> List[str]:
         """The directories in it that are to be entered. Nearly all of a scan of unchanged trees is this loop."""
         rows, owners, below = folder.rows, self.seen.owners, []
         hidden = frozenset(self.hidden.get(folder.path, ()))
-        for item in items:
-            name = item.name
+        for name in names:
             try:
-                if name in hidden and not item.is_dir(follow_symlinks=False):
-                    rows += name, HIDDEN_MARK
-                    continue
-                info = item.stat(follow_symlinks=False)
+                info = os.stat(name, dir_fd=place, follow_symlinks=False)
                 fields = STAT(info)
-                mark = MARK % fields if S_ISREG(info.st_mode) else self._other(folder, item, info)
+                if S_ISREG(info.st_mode):
+                    mark = HIDDEN_MARK if name in hidden else MARK % fields
+                else:
+                    mark = self._other(folder, place, name, info)
             except FileNotFoundError:
                 continue  # gone between listing and reading: as if it had never been listed
             except OSError as error:
@@ -257,15 +259,15 @@ class _Walk:
         self._hide(folder)
         return below
 
-    def _other(self, folder: Folder, item: Any, info: os.stat_result) -> str:
+    def _other(self, folder: Folder, place: int, name: str, info: os.stat_result) -> str:
         """The mark of what is no regular file."""
         is_dir = S_ISDIR(info.st_mode)
-        if self.tree.rules.excludes(relative_to(self.tree, folder, item.name), is_dir):
+        if self.tree.rules.excludes(relative_to(self.tree, folder, name), is_dir):
             return HIDDEN_DIR_MARK if is_dir else HIDDEN_MARK
         if is_dir:
             return _attributes(DIR_MARK, info)
         if S_ISLNK(info.st_mode):
-            return "%s %d %s" % (_attributes(LINK_MARK, info), info.st_mtime_ns, os.readlink(item.path))
+            return "%s %d %s" % (_attributes(LINK_MARK, info), info.st_mtime_ns, os.readlink(name, dir_fd=place))
         return SPECIAL_MARK
 
     def _hide(self, folder: Folder) -> None:
