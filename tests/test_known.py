@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from ngxsync.agent import scan as scanning
 from ngxsync.agent import survey, trees
 from ngxsync.agent.known import SHA, Known, nothing, read_known, write_known
-from ngxsync.agent.manifest import Entry, Manifest, from_json, shared, snapshot_id, to_json
+from ngxsync.agent.manifest import Entry, Manifest, content_key, from_json, snapshot_id, to_json
 from ngxsync.agent.scan import Scan, scan, scanned
 from ngxsync.agent.store import Damaged, Store
 from ngxsync.core.excludes import compile_excludes
@@ -516,12 +518,27 @@ def test_a_peer_without_a_state_makes_none(tree: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_shared_manifests(tree: Path) -> None:
+def test_manifests_that_share(tree: Path) -> None:
     """Equal ones are one; of others each equal entry is."""
     one = scan(projection(tree)).manifest
-    copy = from_json(to_json(one))
-    assert shared(copy, one) is one
-    other = {**copy, "/t/more": Entry("dir", 0o755, "", "", 0, 0, "")}
-    found = shared(other, one)
+    assert from_json(to_json(one), one) is one
+    other = {**one, "/t/more": Entry("dir", 0o755, "", "", 0, 0, "")}
+    found = from_json(to_json(other), one)
     assert found == other
     assert all(found[path] is entry for path, entry in one.items())
+    with pytest.raises(ValueError, match="not an entry"):
+        from_json({"/t/more": ["pipe", 0o755, "", "", 0, 0, ""]}, one)
+
+
+texts = st.text(st.one_of(st.characters(), st.sampled_from(["\udcff", '"', "\\", "\n", "\x7f", "\u2028"])), max_size=4)
+entries = st.builds(
+    Entry, st.sampled_from(["file", "dir", "link"]), st.integers(0, 0o7777), texts, texts, st.just(0), st.just(0), texts
+)
+
+
+@given(st.dictionaries(texts, entries, max_size=4))
+def test_a_snapshot_id_is_over_lines_of_json(manifest: Manifest) -> None:
+    """On both hosts, of whichever release: its lines are written by hand only since that is faster."""
+    lines = [json.dumps([path, list(content_key(manifest[path]))]) + "\n" for path in sorted(manifest)]
+    expected = hashlib.sha256("".join([json.dumps({"owners": True}), *lines]).encode("ascii")).hexdigest()
+    assert snapshot_id(manifest, {"owners": True}) == expected

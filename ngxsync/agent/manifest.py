@@ -5,6 +5,7 @@ A manifest is a dict of absolute path -> Entry. Paths are str with surrogateesca
 
 import hashlib
 import json
+import json.encoder
 import posixpath
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -14,6 +15,7 @@ PROTOCOL = 3
 SPEAKS = tuple(range(max(1, PROTOCOL - 2), PROTOCOL + 1))
 RELEASE = "0.1.0"  # ngxsync.__version__, which the agent cannot import
 
+_quoted = json.encoder.encode_basestring_ascii
 FILE, DIR, LINK = "file", "dir", "link"
 
 Entry = NamedTuple(
@@ -46,19 +48,32 @@ def is_same(a: Optional[Entry], b: Optional[Entry]) -> bool:
 def snapshot_id(manifest: Manifest, projection: Dict[str, Any]) -> str:
     """Hash (sha256, hex) of the manifest's content and of the projection: equal ids mean equal trees."""
     digest = hashlib.sha256(json.dumps(projection, sort_keys=True).encode("ascii"))
-    for path in sorted(manifest):
-        line = json.dumps([path, list(content_key(manifest[path]))])
-        digest.update(line.encode("ascii") + b"\n")
+    lines = [_line(path, manifest[path]) for path in sorted(manifest)]
+    digest.update("".join(lines).encode("ascii"))
     return digest.hexdigest()
+
+
+def _line(path: str, entry: Entry) -> str:
+    """As json.dumps([path, list(content_key(entry))]) has it, in a third of its time."""
+    names = '"%s", %d, %s, %s' % (entry.kind, entry.mode, _quoted(entry.owner), _quoted(entry.group))
+    return "[%s, [%s, %s]]\n" % (_quoted(path), names, _quoted(entry.content))
 
 
 def to_json(manifest: Manifest) -> Dict[str, List[Any]]:
     return {path: list(entry) for path, entry in manifest.items()}
 
 
-def from_json(data: Dict[str, List[Any]]) -> Manifest:
-    """Raises ValueError, KeyError or TypeError where the data is none of ours."""
-    return {path: entry_from_json(fields) for path, fields in data.items()}
+def from_json(data: Dict[str, List[Any]], like: Optional[Manifest] = None) -> Manifest:
+    """Raises ValueError, KeyError or TypeError where the data is none of ours.
+
+    Of the objects of `like` where they are equal: two manifests that are kept take the room of one, and are read in less time.
+    """
+    ours = like or {}
+    manifest = {
+        path: ours[path] if ours.get(path) == tuple(fields) else entry_from_json(fields)
+        for path, fields in data.items()
+    }
+    return ours if manifest == ours else manifest
 
 
 def entry_from_json(fields: List[Any]) -> Entry:
@@ -90,13 +105,6 @@ def patched(old: Manifest, changed: Dict[str, Optional[Entry]]) -> Manifest:
         else:
             result[path] = entry
     return result
-
-
-def shared(manifest: Manifest, like: Manifest) -> Manifest:
-    """The same manifest, of the objects of another one where they are equal: two that are kept take the room of one."""
-    if manifest == like:
-        return like
-    return {path: like[path] if like.get(path) == entry else entry for path, entry in manifest.items()}
 
 
 def is_below(path: str, folder: str) -> bool:

@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ngxsync.agent.manifest import Manifest, from_json, shared, to_json
+from ngxsync.agent.manifest import Manifest, from_json, to_json
 from ngxsync.core import memory
 from ngxsync.core.errors import Locked, Message, StateError
 from ngxsync.core.memory import PeerRecord
@@ -91,7 +91,7 @@ class MasterState:
                 data = _read_json(self._peer_file(name, "manifest.json"))
                 if not data or not generation or data["generation"] != generation:
                     return None
-                known = self._accepted[name] = (generation, shared(from_json(data["manifest"]), like or {}))
+                known = self._accepted[name] = (generation, from_json(data["manifest"], like))
             except BROKEN_JSON:
                 return None
         return known[1]
