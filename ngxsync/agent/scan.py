@@ -103,7 +103,7 @@ def scanned(seen: Survey, known: Optional[Known] = None, earlier: Optional[Manif
     """
     work = _Work(seen, nothing() if known is None else known, earlier or {})
     for tree in seen.trees:
-        work.take(tree.path, work.entry(DIR, tree.mark[1:]))
+        work.take(tree.path, Entry(DIR, *work.attributes(tree.mark[1:]), mtime_ns=0, size=0, content=""))
         for folder in tree.folders:
             work.folder(tree, folder)
     return Scan(
@@ -127,74 +127,73 @@ class _Work:
 
     def __init__(self, seen: Survey, known: Known, earlier: Manifest) -> None:
         self.seen, self.marks, self.earlier = seen, known.marks, earlier
-        self.are_let_in = known.rules == seen.rules
+        self.let_in = known.marks if known.rules == seen.rules else {}
         self.known = Known(seen.rules, {})
-        self._names = Names(seen.projection["owners"])
+        self.names = Names(seen.projection["owners"])
         self.manifest: Manifest = {}
         self.specials: List[str] = []
         self.is_unsure = False
         self._attributes: Dict[str, Tuple[int, str, str]] = {}
 
     def folder(self, tree: Tree, folder: Folder) -> None:
-        names = folder.rows[::2]
-        for number, name in enumerate(names):
-            mark, path = folder.rows[2 * number + 1], folder.path + "/" + name
-            kind = mark[0]
-            if kind == DIR_MARK:
-                self.take(path, self.entry(DIR, mark[1:]))
-            elif kind == LINK_MARK:
-                self.take(path, self._link(mark))
-            elif kind == SPECIAL_MARK:
+        rows, let_in = folder.rows, self.let_in
+        for place in range(0, len(rows), 2):
+            path, mark = folder.path + "/" + rows[place], rows[place + 1]
+            known = let_in.get(path)
+            if known is not None and known[:-SHA] == mark:
+                self._file(tree, path, known)  # most of them
+            elif mark[0] == DIR_MARK:
+                self.take(path, Entry(DIR, *self.attributes(mark[1:]), mtime_ns=0, size=0, content=""))
+            elif mark[0] == LINK_MARK:
+                mtime_ns, attributes, target = mark[1:].split(LINK_MARK, 2)
+                _, owner, group = self.attributes(attributes)
+                self.take(path, Entry(LINK, 0o777, owner, group, int(mtime_ns), 0, target))
+            elif mark == SPECIAL_MARK:
                 self.specials.append(path)
-            elif kind != HIDDEN_MARK:
-                before = self.marks.get(path)
-                if before is not None and before[:-SHA] == mark and self.are_let_in:
-                    self._file(tree, path, mark, before[-SHA:])
-                elif tree.rules.excludes(relative_to(tree, folder, name), False):
-                    folder.rows[2 * number + 1] = HIDDEN_MARK
-                    self.seen.hidden.setdefault(folder.path, []).append(name)
-                else:
-                    self._other_file(tree, path, folder.real + "/" + name, mark)
+            elif mark[0] != HIDDEN_MARK:
+                self._unknown(tree, folder, place, path)
 
-    def _other_file(self, tree: Tree, path: str, real: str, seen: str) -> None:
-        """A file that is not known, or was not known under these excludes."""
-        before = self.marks.get(path)
+    def _unknown(self, tree: Tree, folder: Folder, place: int, path: str) -> None:
+        """A file that was not known under these excludes, or not as it is now."""
+        name, mark = folder.rows[place : place + 2]
+        if tree.rules.excludes(relative_to(tree, folder, name), False):
+            folder.rows[place + 1] = HIDDEN_MARK
+            self.seen.hidden.setdefault(folder.path, []).append(name)
+            return
         try:
-            if before is not None and before[:-SHA] == seen:
-                self._file(tree, path, seen, before[-SHA:])
-                return
-            content, info = hash_file(real)
+            self._file(tree, path, self._as_known(folder.real + "/" + name, path, mark))
         except Unstable:
             self.seen.unread.append("%s: it is being written" % path)
         except FileNotFoundError:
             self.is_unsure = True  # gone between listing and reading: as if it had never been listed
         except OSError as error:
             self.seen.unread.append("%s: %s" % (path, error.strerror or error))
-        else:
-            self.seen.owners.setdefault((info.st_uid, info.st_gid), self._names.of(info))
-            mark = mark_of(info)
-            self.is_unsure = self.is_unsure or mark != seen
-            self._file(tree, path, mark, content)
 
-    def _file(self, tree: Tree, path: str, mark: str, content: str) -> None:
-        _, _, size, mtime_ns, ctime_ns, attributes = mark.split(" ", 5)
+    def _as_known(self, real: str, path: str, mark: str) -> str:
+        known = self.marks.get(path)
+        if known is not None and known[:-SHA] == mark:
+            return known
+        content, info = hash_file(real)
+        if mark_of(info) != mark:
+            self.is_unsure = True
+            self.seen.owners[info.st_uid, info.st_gid] = self.names.of(info)
+        return mark_of(info) + content
+
+    def _file(self, tree: Tree, path: str, known: str) -> None:
+        _, _, size, mtime_ns, ctime_ns, attributes = known[:-SHA].split(" ", 5)
         if tree.now_ns - int(ctime_ns) > FRESH_NS:
-            self.known.marks[path] = mark + content
+            self.known.marks[path] = known
         else:
             self.is_unsure = True
-        self.take(path, self.entry(FILE, attributes, int(mtime_ns), int(size), content))
+        mode, owner, group = self._attributes.get(attributes) or self.attributes(attributes)
+        self.take(path, Entry(FILE, mode, owner, group, int(mtime_ns), int(size), known[-SHA:]))
 
-    def _link(self, mark: str) -> Entry:
-        mode, uid, gid, mtime_ns, target = mark[1:].split(" ", 4)
-        return self.entry(LINK, "%s %s %s" % (mode, uid, gid), int(mtime_ns), 0, target)
-
-    def entry(self, kind: str, attributes: str, mtime_ns: int = 0, size: int = 0, content: str = "") -> Entry:
-        found = self._attributes.get(attributes)
-        if found is None:
-            mode, uid, gid = map(int, attributes.split())
-            found = self._attributes[attributes] = (stat.S_IMODE(mode),) + self.seen.owners[uid, gid]
-        mode, owner, group = found
-        return Entry(kind, 0o777 if kind == LINK else mode, owner, group, mtime_ns, size, content)
+    def attributes(self, text: str) -> Tuple[int, str, str]:
+        """Mode, owner and group: most entries share them with others."""
+        if text not in self._attributes:
+            mode, uid, gid = map(int, text.split())
+            self._attributes[text] = (stat.S_IMODE(mode),) + self.seen.owners[uid, gid]
+        return self._attributes[text]
 
     def take(self, path: str, entry: Entry) -> None:
         before = self.earlier.get(path)

@@ -18,7 +18,7 @@ from .known import MARK, STAT, boot_id, rules_digest
 
 OWN_FOLDER = ".ngxsync"
 
-# what follows the name of an entry that is no regular file: "/MODE UID GID", "@MODE UID GID MTIME TARGET", or one of these
+# what follows the name of an entry that is no regular file: "/MODE UID GID", "@MTIME@MODE UID GID@TARGET", or one of these
 DIR_MARK, LINK_MARK, SPECIAL_MARK, HIDDEN_MARK, HIDDEN_DIR_MARK = "/", "@", "s", "-", "-/"
 
 Folder = NamedTuple(
@@ -195,13 +195,13 @@ def _add_tree(seen: Survey, tree: Dict[str, Any], clock_folder: Optional[str], h
         "mounts": [os.path.relpath(point, real) for point in mounts_below(real)],
     }
     seen.owners[info.st_uid, info.st_gid] = "", ""
-    walk = _Walk(Tree(root, _attributes(DIR_MARK, info), Rules(tree["exclude"]), now_ns, []), seen, hidden)
+    walk = _Walk(Tree(root, DIR_MARK + _attributes(info), Rules(tree["exclude"]), now_ns, []), seen, hidden)
     seen.trees.append(walk.tree)
     walk.run(real)
 
 
-def _attributes(kind: str, info: os.stat_result) -> str:
-    return "%s%d %d %d" % (kind, info.st_mode, info.st_uid, info.st_gid)
+def _attributes(info: os.stat_result) -> str:
+    return "%d %d %d" % (info.st_mode, info.st_uid, info.st_gid)
 
 
 class _Walk:
@@ -265,9 +265,9 @@ class _Walk:
         if self.tree.rules.excludes(relative_to(self.tree, folder, name), is_dir):
             return HIDDEN_DIR_MARK if is_dir else HIDDEN_MARK
         if is_dir:
-            return _attributes(DIR_MARK, info)
+            return DIR_MARK + _attributes(info)
         if S_ISLNK(info.st_mode):
-            return "%s %d %s" % (_attributes(LINK_MARK, info), info.st_mtime_ns, os.readlink(name, dir_fd=place))
+            return LINK_MARK.join(["", str(info.st_mtime_ns), _attributes(info), os.readlink(name, dir_fd=place)])
         return SPECIAL_MARK
 
     def _hide(self, folder: Folder) -> None:

@@ -113,8 +113,7 @@ class Pipeline:
         """One run over the chosen peers, recorded. Raises ConfigError for options that make no sense; all else is in the result."""
         peers = self.chosen(options)
         started = time.time()
-        for peer in peers:  # beside the test here; a dead one delays no other, nor a refusal
-            threading.Thread(target=self._warm, args=(peer,), daemon=True).start()
+        self._warm_ahead(peers)
         try:
             prepared = self.prepare(options)
         except NgxsyncError as error:
@@ -136,6 +135,11 @@ class Pipeline:
         # who has the lock writes the whole record at its end: this word would be lost, or that run's memory
         with suppress(NgxsyncError), self.memory.lock(name, 0.0, run=result.run):
             self._remember(name, result.run, about, options)
+
+    def _warm_ahead(self, peers: list[Peer]) -> None:
+        """Beside scan and test here; a dead one delays no other, nor a refusal."""
+        for peer in peers:
+            threading.Thread(target=self._warm, args=(peer,), daemon=True).start()
 
     @staticmethod
     def _warm(peer: Peer) -> None:
@@ -217,6 +221,7 @@ class Pipeline:
 
     def compare(self, peer: Peer, options: Options) -> tuple[Comparison, Named]:
         """The plan for one peer without validating: for diff and status."""
+        self._warm_ahead([peer])
         named = self.master.named()
         snapshot = self.scan(named, full=options.full)
         prepared = Prepared("compare", snapshot, Validation(True), named)
