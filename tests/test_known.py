@@ -496,7 +496,9 @@ def test_a_peer_sees_each_edit(peer: Peer, tree: Path, edit: Callable[[Path], ob
     assert told_by(warm) != told_by(first)
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"key": 1}', '{"key": "", "seal": ["", {"/t": 1}, ""]}'])
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", "null", '{"key": 1}', '{"key": "", "seal": ["", {"/t": 1}, ""]}', "[" * 100_000]
+)
 def test_a_damaged_memory_is_none(peer: Peer, tree: Path, damage: str) -> None:
     peer.accept("g1", scan(projection(tree)).manifest)
     first = peer.answer("g1")

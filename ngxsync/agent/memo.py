@@ -52,6 +52,6 @@ def read(store: Store) -> Memo:
         found = Found(*data["found"])
         if isinstance(found.id, str) and isinstance(found.changed, dict) and isinstance(found.specials, list):
             return Memo(data["key"], seal, found)
-    except (Damaged, OSError, TypeError, KeyError, ValueError, AttributeError):
+    except (Damaged, OSError, TypeError, KeyError, ValueError, AttributeError, RecursionError):
         pass  # only speed is lost
     return NONE

@@ -155,9 +155,8 @@ def seal_of(seen: Survey) -> Seal:
     """Over all that a scan tells and all that it goes by; of this boot, since a power cut may take bytes back and leave the times."""
     owners = sorted([*ids, *names] for ids, names in seen.owners.items())
     marks = [[tree.path, tree.mark] for tree in seen.trees]
-    digest = hashlib.sha256(
-        json.dumps([boot_id(), seen.projection, seen.roots, owners, marks], sort_keys=True).encode()
-    )
+    head = json.dumps([boot_id(), seen.projection, seen.roots, owners, marks], sort_keys=True)
+    digest = hashlib.sha256(head.encode("ascii"))
     for tree in seen.trees:
         for folder in tree.folders:
             # no path, name or target holds the NUL that ends each field, and none is empty: two of them begin a folder
@@ -235,7 +234,7 @@ class _Walk:
             os.close(place)
 
     def _rows(self, folder: Folder, place: int, names: List[str]) -> List[str]:
-        """The directories in it that are to be entered. Nearly all of a scan of unchanged trees is this loop."""
+        """Fills its rows and gives the directories that are to be entered. Nearly all of a scan of unchanged trees is this loop."""
         rows, owners, below = folder.rows, self.seen.owners, []
         hidden = frozenset(self.hidden.get(folder.path, ()))
         for name in names:
