@@ -72,6 +72,16 @@ def test_what_edits_on_both_hosts_mean(pair: Pair) -> None:
     ]
 
 
+def test_what_the_peer_alone_includes_is_asked_for_too(pair: Pair) -> None:
+    make_realistic(pair)
+    edit(pair.web2, "vhosts/api.conf", "listen 443 ssl http2;", "listen 443 ssl http2;\n    include only/here.conf;")
+    write_tree(pair.web2, ROOT, {"conf/only/here.conf": "\nadd_header X-Only here;\n"})
+    (peer,) = json.loads(pair.ngxsync("diff", "--json").stdout)["peers"]
+    lost = {found["what"]: line_at(pair.web2, found["before_at"]) for found in peer["meaning"]}
+    assert lost == {"include": "include only/here.conf;", "add_header": "add_header X-Only here;"}
+    assert "+++ /dev/null\n@@ -1,2 +0,0 @@\n-\n-add_header X-Only here;\n" in pair.ngxsync("diff").stdout
+
+
 def test_a_pager_on_a_terminal(pair: Pair) -> None:
     edit(pair.web1, "vhosts/default.conf", "root html;", "root html;  # here")
     place = f"{ROOT}/conf/vhosts/default.conf"
