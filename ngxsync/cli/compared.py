@@ -64,7 +64,6 @@ class Difference:
     nowhere: tuple[str, ...]  # paths that were named, and are in neither tree as it is compared
     named: Named
     own: OwnFiles
-    beside: ThreadPoolExecutor  # asks the peer while this host's own files are read
     meaning: Sequence[Finding] = ()
     fetched: dict[str, Content] = field(default_factory=dict)  # what was asked of the peer already
 
@@ -97,7 +96,8 @@ class Difference:
 
         conf, prefix = assembly.master.places()
         main = str(prefix / conf)
-        ahead = self.beside.submit(self._fetch, assembly, self._likely_read(main))
+        # the peer is asked while this host's own files are read
+        ahead = ThreadPoolExecutor(1).submit(self._fetch, assembly, self._likely_read(main))
 
         def fetch(changes: Iterable[Change]) -> Mapping[str, Content]:
             ahead.result()
@@ -148,10 +148,8 @@ def compare_peer(assembly: Assembly, peer: PeerHost, limits: Sequence[str]) -> D
     """Raises NgxsyncError where the peer cannot be asked."""
     from ngxsync.flow.interfaces import Options
 
-    beside = ThreadPoolExecutor(1)
-    beside.submit(peer.warm, "scan")  # where that cannot be, the scan says so
     compared, named = assembly.pipeline.compare(peer, Options("diff", install=False, dry_run=True))
     both = compared.snapshot.manifest.keys() | compared.peer.manifest.keys()
     nowhere = tuple(limit for limit in limits if limit not in both and not any(is_below(path, limit) for path in both))
     own = OwnFiles(frozenset(map(os.path.realpath, named.secrets)))
-    return Difference(peer, compared, limits, nowhere, named, own, beside)
+    return Difference(peer, compared, limits, nowhere, named, own)
