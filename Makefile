@@ -11,7 +11,7 @@ demo: packages-demo .venv/ready-to-run ## two nginx on this machine, kept alike 
 	@.venv/bin/ngxsync demo $(ARGS)
 
 test: packages-test .venv/ready-to-develop ## all tests, as root: they make hosts of namespaces (ARGS= goes to pytest)
-	@.venv/bin/python -m pytest --numprocesses 6 --dist loadfile --quiet $(ARGS)
+	@.venv/bin/python -m pytest --numprocesses 5 --dist loadfile --quiet $(ARGS)
 
 check: packages-test .venv/ready-to-develop ## format, lint, types, the agent's Python 3.6, architecture, units
 	@.venv/bin/ruff format --check --quiet .

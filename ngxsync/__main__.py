@@ -23,6 +23,9 @@ def main() -> None:
         print(OVERVIEW, end="", file=sys.stderr)
         sys.exit(2)
     else:
+        import gc
+
+        gc.disable()  # a command ends with its answer: a search for cycles only makes it late
         try:
             from ngxsync.cli.exits import run
         except KeyboardInterrupt:  # while the libraries are read; from then on `run` knows what to say of it

@@ -283,7 +283,7 @@ def test_files_outside_the_trees(pair: Pair) -> None:
     status, checks = checks_of(pair)
     found = checks["web2", "files outside the trees"]
     assert (status, found.state) == (0, WARNING), "the peer's own configuration does not name it: it does not tell"
-    assert "shows only at the first sync: /srv/users/list" in found.what
+    assert "shows only when a sync is tested there: /srv/users/list" in found.what
 
     pair.web2.path(f"{ROOT}/conf/vhosts/auth.conf").write_text(conf)
     status, checks = checks_of(pair)

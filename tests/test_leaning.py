@@ -306,7 +306,7 @@ def test_certificates(found: dict[str, Any], state: str, what: str) -> None:
             "web2 has others: /etc/ssl/site/c (older: it ends",
             "trees",
         ),
-        (item("/x"), WARNING, "whether web2 has them shows only at the first sync", "trees"),
+        (item("/x"), WARNING, "whether web2 has them shows only when a sync is tested there", "trees"),
     ],
 )
 def test_files_that_no_sync_carries(theirs: dict[str, Any], state: str, what: str, hint: str) -> None:

@@ -56,6 +56,7 @@ def work_of(verb: str) -> Callable[[Answer], Answer]:
 def main(argv: List[str]) -> int:
     """`VERB` with a request on standard input; `status` and `recover` also by hand, without one."""
     os.umask(0o077)
+    gc.disable()  # this process ends with its answer: a search for cycles in a manifest takes longer than to read it
     verb = argv[0] if argv else "status"
     if verb == "gate":
         from . import gate
@@ -77,7 +78,6 @@ def main(argv: List[str]) -> int:
 
         return inspection.by_hand(verb, lambda request: answered(verb, request), as_json)
     if verb in READING:
-        gc.disable()  # this process ends with its answer: a search for cycles in a manifest takes longer than to read it
         signal.alarm(READING_S)  # a regex of a request may never end, and its caller is gone long before
     say(guarded(lambda: answered_text(verb, text)))
     return 0

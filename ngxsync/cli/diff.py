@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +74,6 @@ def diff(
     Secrets (what holds a private key, keys and password files that nginx names) are shown by size and hash alone,
     and what may be a password in a directive as *** where its meaning is told. Nothing is changed or installed on a peer.
     """
-    gc.disable()  # this process ends with its answer, and a search for cycles in two whole configurations is long
     configuration = read_config(config)
     raise_if_unknown_peers(peers, configuration)
     limits = [limit_from(path, configuration) for path in paths]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def run(config: Path) -> int:
     """
     from ngxsync.daemon.service import run_daemon
 
+    gc.freeze()  # what was imported stays; __main__ switched the search for cycles off, which is for short commands
+    gc.enable()
     os.umask(0o077)  # as its unit has it: what the daemon keeps is nobody else's, however it was started
     try:
         return run_daemon(config)

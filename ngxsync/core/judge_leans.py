@@ -36,7 +36,7 @@ def judge_outside(host: str, master: Facts, peer: Facts) -> Iterator[Check]:
         told = f"{host} has others: {_shown([_aged(path, master, peer) for path in other])}"
         yield Check(host, name, WARNING, told, _hint(host, other, wanted))
     if unknown:
-        told = f"whether {host} has them shows only at the first sync: {_shown(unknown)}"
+        told = f"whether {host} has them shows only when a sync is tested there: {_shown(unknown)}"
         yield Check(host, name, WARNING, told, _hint(host, unknown, wanted))
     if not (missing or other or unknown):
         yield Check(host, name, OK, f"{len(wanted)}, the same on both" if wanted else "none")
