@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ngxsync.agent.manifest import PROTOCOL
+from ngxsync.agent.receiver import GRACE_S
 from ngxsync.edges.bundle import Bundle
 from ngxsync.edges.link import RECEIVER, Way
 from ngxsync.edges.rsync import rsync_argv
@@ -108,7 +109,7 @@ def test_a_frozen_connection_leaves_no_process_and_no_half_file(transfer: Transf
     web2 = transfer.pair.web2
     transfer.begin_slowly()
     with faults.frozen(web2):
-        raise_if_any_left(web2, ENDS_S)
+        raise_if_any_left(web2, ENDS_S + GRACE_S)
         assert list(transfer.stage.iterdir()) == []
     transfer.kill()
 

@@ -30,6 +30,7 @@ logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
 CONNECTION_ERRORS = (SSHException, OSError, EOFError)
 ANSWER_LIMIT = 256 * 1024 * 1024
 CHUNK = 1 << 16
+LOOK_UP_S = 1.0  # how often an idle connection looks up; paramiko's 0.1 s is most of what an idle daemon costs
 NOISE_LINES = 100  # that may follow an answer
 Channel = paramiko.Channel
 
@@ -63,6 +64,7 @@ class Wire:
         self._jump: subprocess.Popen[bytes] | None = None
         self._complaints: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._fabric: Connection | None = None
+        self._sock: socket.socket | None = None
         try:
             self._open(config_file)
         except (*CONNECTION_ERRORS, InvalidHostKey, ValueError) as error:
@@ -98,8 +100,10 @@ class Wire:
         except (ValueError, SSHException) as error:  # base64 that is no key
             raise unreachable(settings, "known-hosts", tail(str(error))) from error
         # after all that may be wrong here: nobody else would close it
-        self._fabric.connect_kwargs["sock"] = self._hop(config_file) if settings.jump else self._socket()
+        self._sock = self._hop(config_file) if settings.jump else self._socket()
+        self._fabric.connect_kwargs["sock"] = self._sock
         self._fabric.open()
+        self._sock.settimeout(LOOK_UP_S)
         self._fabric.transport.set_keepalive(settings.silence_s // 3)
 
     def _socket(self) -> socket.socket:
@@ -142,6 +146,9 @@ class Wire:
                 *CONNECTION_ERRORS,
             ):
                 self._fabric.client.close()
+        if self._sock is not None:
+            with suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)  # its thread need not look up to see it
         if self._jump is not None:
             self._jump.kill()
             self._jump.wait()
