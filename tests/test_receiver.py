@@ -143,20 +143,9 @@ class SlowRename:
 
     def __init__(self, host: Host, seconds: float) -> None:
         self.host = host
-        inject = f"inject={rsync_rename()}:delay_enter={int(seconds * 1e6)}:when=1"
-        argv = [
-            "strace",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "signal=none",
-            "-e",
-            f"trace={rsync_rename()}",
-            "-e",
-            inject,
-        ]
+        call = rsync_rename()
+        quiet = ["-f", "-qq", "-o", "/dev/null", "-e", "signal=none"]
+        argv = ["strace", *quiet, "-e", f"trace={call}", "-e", f"inject={call}:delay_enter={int(seconds * 1e6)}:when=1"]
         self._strace = host.popen([*argv, "-p", str(host.sshd_pid())])
 
     def __enter__(self) -> None:

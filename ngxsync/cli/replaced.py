@@ -18,7 +18,7 @@ from ngxsync.flow.history import UNDONE, Replaced, contents, replaced_on, within
 
 if TYPE_CHECKING:
     from ngxsync.assembly import Assembly
-    from ngxsync.flow.interfaces import Peer
+    from ngxsync.flow.interfaces import Host
 
 MOST = 200  # files whose text is shown
 UNKNOWN = ("unknown-run", "unknown-path")
@@ -53,7 +53,7 @@ def ask_peers(config: Config, record: Mapping[str, Any], path: str, peers: Colle
         return [_ask(config, _changed_host(assembly, record, name), run, path) for name, run in known.items()]
 
 
-def _changed_host(assembly: Assembly, record: Mapping[str, Any], name: str) -> Peer:
+def _changed_host(assembly: Assembly, record: Mapping[str, Any], name: str) -> Host:
     """The peer, or this host itself, which a pull changed."""
     peer = assembly.peers[name]
     if record.get("trigger") != "pull":
@@ -68,7 +68,7 @@ def runs_there(record: Mapping[str, Any]) -> dict[str, str]:
     return {str(peer["name"]): str(peer.get("run") or record["run"]) for peer in record.get("peers", ())}
 
 
-def _ask(config: Config, peer: Peer, run: str, path: str) -> OnPeer:
+def _ask(config: Config, peer: Host, run: str, path: str) -> OnPeer:
     name = peer.config.name
     try:
         replaced = replaced_on(config, peer, run)
@@ -84,7 +84,7 @@ def _ask(config: Config, peer: Peer, run: str, path: str) -> OnPeer:
         return OnPeer(name, error=error)
 
 
-def _texts(config: Config, peer: Peer, run: str, found: Sequence[Replaced]) -> Iterator[Text]:
+def _texts(config: Config, peer: Host, run: str, found: Sequence[Replaced]) -> Iterator[Text]:
     for each in found:
         wanted = each.is_kept and is_of_bytes(each.change) and is_shown(each.change)
         old, new = contents(config, peer, run, each.change.path) if wanted else (None, None)

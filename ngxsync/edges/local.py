@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -230,9 +230,6 @@ class OwnHost:
 
     def warm(self, verb: str) -> None:
         """Nothing to connect to."""
-
-    def send(self, tree: Path, names: Iterable[str], stage: str, progress: Callable[[int, int], None] | None) -> int:
-        raise NotImplementedError("what this host receives is written into its stage")
 
     @contextmanager
     def staged(self, tree: str, stage: str, name: str) -> Iterator[BinaryIO]:

@@ -13,7 +13,7 @@ from ngxsync.core.model import Change, Projection
 from ngxsync.core.patch import LARGEST_TEXT
 from ngxsync.core.plan import CONTENT, CREATED, DELETED
 from ngxsync.flow import outcomes, requests
-from ngxsync.flow.interfaces import Peer
+from ngxsync.flow.interfaces import Host
 
 SHOW_S = 60.0
 BATCH_BYTES = 4 * LARGEST_TEXT
@@ -54,7 +54,7 @@ def batches(changes: Iterable[Change]) -> Iterator[list[Change]]:
         yield group
 
 
-def peer_contents(config: Config, peer: Peer, projection: Projection, changes: Iterable[Change]) -> dict[str, Content]:
+def peer_contents(config: Config, peer: Host, projection: Projection, changes: Iterable[Change]) -> dict[str, Content]:
     """What the peer has of these changes' files, by path. Raises NgxsyncError."""
     paths = [change.path for change in changes if change.before is not None and is_shown(change)]
     if not paths:

@@ -15,7 +15,7 @@ from ngxsync.core.model import Change
 from ngxsync.core.plan import kind_of
 from ngxsync.flow import outcomes, requests
 from ngxsync.flow.contents import Content
-from ngxsync.flow.interfaces import Peer
+from ngxsync.flow.interfaces import Host
 
 ASK_S = 60.0
 UNDONE = "edit"  # the cause of an edit that an undo found in its way
@@ -32,7 +32,7 @@ class Replaced:
     is_kept: bool
 
 
-def ask(config: Config, peer: Peer, run: str, **more: Any) -> dict[str, Any]:
+def ask(config: Config, peer: Host, run: str, **more: Any) -> dict[str, Any]:
     """The answer of the verb `history`. Raises NgxsyncError; AgentFailed with code unknown-run where nothing of the run is kept."""
     projection = make_projection(config, peer.config)
     request = {**requests.common(config, peer.config, projection), "run": run, **more}
@@ -42,7 +42,7 @@ def ask(config: Config, peer: Peer, run: str, **more: Any) -> dict[str, Any]:
     return answer
 
 
-def replaced_on(config: Config, peer: Peer, run: str) -> tuple[Replaced, ...]:
+def replaced_on(config: Config, peer: Host, run: str) -> tuple[Replaced, ...]:
     """What the run replaced or deleted there, without what it created and without mere times. Raises NgxsyncError."""
     answer = ask(config, peer, run)
     return tuple(_replaced(answer))
@@ -65,7 +65,7 @@ def within(replaced: Sequence[Replaced], path: str) -> tuple[Replaced, ...]:
     return tuple(each for each in replaced if is_below(each.change.path, path))
 
 
-def contents(config: Config, peer: Peer, run: str, path: str) -> tuple[Content | None, Content | None]:
+def contents(config: Config, peer: Host, run: str, path: str) -> tuple[Content | None, Content | None]:
     """(what the run found at the path, what it put there); None where that is no file. Raises NgxsyncError."""
     answer = ask(config, peer, run, path=path)
     return _content_from(answer["old"]), _content_from(answer["new"])

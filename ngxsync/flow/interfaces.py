@@ -88,8 +88,8 @@ class Master(Protocol):
     def receiver(self, config: PeerConfig) -> Receiver: ...
 
 
-class Peer(Protocol):
-    """One peer: its connection for the agent and the one for rsync, joined by the entry."""
+class Host(Protocol):
+    """A host that runs change, by its agent."""
 
     config: PeerConfig
 
@@ -105,12 +105,16 @@ class Peer(Protocol):
 
     def warm(self, verb: str) -> None: ...
 
+
+class Peer(Host, Protocol):
+    """One peer: its connection for the agent and the one for rsync, joined by the entry."""
+
     def send(
         self, tree: Path, names: Iterable[str], stage: str, progress: Callable[[int, int], None] | None
     ) -> int: ...
 
 
-class Receiver(Peer, Protocol):
+class Receiver(Host, Protocol):
     """This host where it is the one that receives, as a peer of its own: a pull's."""
 
     def staged(self, tree: str, stage: str, name: str) -> AbstractContextManager[BinaryIO]: ...

@@ -16,7 +16,7 @@ from ngxsync.core.wording import short_id
 from ngxsync.flow.interfaces import Comparison
 
 if TYPE_CHECKING:
-    from ngxsync.flow.peer_run import PeerRun
+    from ngxsync.flow.host_run import HostRun
 
 EXITS = {
     model.APPLIED: 0,
@@ -91,7 +91,7 @@ def message_of(answer: Mapping[str, Any], peer: PeerConfig) -> Message:
     )
 
 
-def result_of(run: PeerRun, compared: Comparison, answer: Mapping[str, Any]) -> PeerResult:
+def result_of(run: HostRun, compared: Comparison, answer: Mapping[str, Any]) -> PeerResult:
     """The result of a transaction's answer. Raises NgxsyncError for failures that are no verdict, Held for holds."""
     peer = run.peer.config
     outcome, code = str(answer.get("outcome") or ""), str(answer["code"])

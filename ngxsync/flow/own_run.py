@@ -18,10 +18,10 @@ from ngxsync.core.pull import Choice
 from ngxsync.core.wording import listed
 from ngxsync.flow import requests
 from ngxsync.flow.decisions import holds_of
+from ngxsync.flow.host_run import ASK_S, STAGE_S, HostRun
 from ngxsync.flow.interfaces import Comparison, Master
-from ngxsync.flow.peer_run import ASK_S, PeerRun
 from ngxsync.flow.receiving import Source
-from ngxsync.flow.rollback import STAGE_S, NotKept
+from ngxsync.flow.rollback import NotKept
 
 
 class Forgetful:
@@ -41,13 +41,13 @@ class Forgetful:
     def save_accepted(self, *_about: Any) -> None: ...
 
 
-class OwnRun(PeerRun):
+class OwnRun(HostRun):
     """`run` is the pull's half that speaks with the peer, `roots` are the peer's. `confirm(peer, plan)` is a person's answer."""
 
     must_reload = True
 
     def __init__(
-        self, run: PeerRun, choice: Choice, roots: Mapping[str, Any], confirm: Callable[[str, Plan], bool] | None
+        self, run: HostRun, choice: Choice, roots: Mapping[str, Any], confirm: Callable[[str, Plan], bool] | None
     ) -> None:
         self.pull, self.choice, self.confirm = run, choice, confirm
         self.planned = Snapshot(choice.planned, run.projection, roots=roots)

@@ -15,14 +15,14 @@ from ngxsync.flow.comparison import FIRST_CONTACT
 from ngxsync.flow.interfaces import Comparison
 
 if TYPE_CHECKING:
-    from ngxsync.flow.peer_run import PeerRun
+    from ngxsync.flow.host_run import HostRun
 
 FACTS_S = 30.0
 Call = Callable[[str, dict[str, Any], float], Mapping[str, Any]]
 Told = tuple[str, tuple[str, ...]]  # a digest of what was looked at, and the warnings
 
 
-def before_first_sync(run: PeerRun, compared: Comparison, call: Call) -> tuple[str, ...]:
+def before_first_sync(run: HostRun, compared: Comparison, call: Call) -> tuple[str, ...]:
     """Asked once, and remembered; later each look at the peer sees to it (flow/readiness.py). No run fails over it."""
     if compared.standing != FIRST_CONTACT or run.record.parity or run.options.dry_run:
         return ()

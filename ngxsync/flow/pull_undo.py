@@ -11,8 +11,8 @@ from ngxsync.core.pull import Choice, put_back
 from ngxsync.core.wording import listed
 from ngxsync.flow import requests
 from ngxsync.flow.comparison import covered_by
+from ngxsync.flow.host_run import SCAN_S
 from ngxsync.flow.own_run import OwnRestore, own_config
-from ngxsync.flow.peer_run import SCAN_S
 from ngxsync.flow.pull import PullRun
 from ngxsync.flow.rollback import NoSuchRun
 

@@ -13,7 +13,7 @@ from ngxsync.core.errors import AgentFailed, Message, SourceChanged
 from ngxsync.core.model import Projection
 from ngxsync.core.wording import safe_name
 from ngxsync.flow import outcomes, requests
-from ngxsync.flow.interfaces import Peer, Receiver
+from ngxsync.flow.interfaces import Host, Receiver
 
 SHOW_S = 60.0
 BATCH_BYTES = 4 << 20  # of one answer, as the agent limits it
@@ -26,7 +26,7 @@ class Source:
     def __init__(
         self,
         config: Config,
-        peer: Peer,
+        peer: Host,
         projection: Projection,
         receiver: Receiver,
         progress: Callable[[int, int], None] | None = None,

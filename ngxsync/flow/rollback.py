@@ -31,11 +31,11 @@ from ngxsync.core.rollback import (
 from ngxsync.core.wording import listed, one_line, render_moment
 from ngxsync.flow import requests
 from ngxsync.flow.comparison import covered_by, replanned
+from ngxsync.flow.host_run import SCAN_S, STAGE_S
 from ngxsync.flow.interfaces import Comparison, Options, Peer, Prepared, Validation
-from ngxsync.flow.peer_run import SCAN_S, PeerRun
+from ngxsync.flow.peer_run import PeerRun
 from ngxsync.flow.pipeline import Pipeline
 
-STAGE_S = 600.0  # copies of whole trees on a slow disk
 REMEMBERED = (model.APPLIED, model.NOT_PROVEN, model.BROKEN, model.UNREACHABLE)
 Confirm = Callable[[str, str, Plan], bool]
 
