@@ -2,6 +2,8 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+# tests start ngxsync some thousand times: without compiled modules each start costs twice as much
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo test check bench matrix storm packages-demo packages-test
 
 help: ## this list
@@ -11,7 +13,7 @@ demo: packages-demo .venv/ready-to-run ## two nginx on this machine, kept alike 
 	@.venv/bin/ngxsync demo $(ARGS)
 
 test: packages-test .venv/ready-to-develop ## all tests, as root: they make hosts of namespaces (ARGS= goes to pytest)
-	@.venv/bin/python -m pytest --numprocesses 5 --dist loadfile --quiet $(ARGS)
+	@.venv/bin/python -m pytest --numprocesses 5 --dist loadfile --no-loadscope-reorder --quiet $(ARGS)
 
 check: packages-test .venv/ready-to-develop ## format, lint, types, the agent's Python 3.6, architecture, units
 	@.venv/bin/ruff format --check --quiet .
@@ -32,8 +34,9 @@ matrix: packages-test .venv/ready-to-develop ## the fault matrix, all 130 cells 
 packages-demo packages-test: packages-%:
 	@.ci/packages $*
 
+# the distribution's own first: it is built with optimisations
 .venv/bin/python:
-	@for python in python3.11 python3; do \
+	@for python in /usr/bin/python3 python3.11 python3; do \
 	    if $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then exec $$python -m venv .venv; fi; \
 	done; echo "ngxsync needs Python 3.11 or newer, and neither python3.11 nor python3 is one" >&2; exit 1
 

@@ -22,6 +22,10 @@ def main() -> None:
     elif not arguments and "_NGXSYNC_COMPLETE" not in os.environ:  # how a shell asks for completions
         print(OVERVIEW, end="", file=sys.stderr)
         sys.exit(2)
+    elif is_for_agent(arguments):
+        from ngxsync.cli.own_agent import become_agent
+
+        become_agent(arguments)
     else:
         import gc
 
@@ -32,6 +36,13 @@ def main() -> None:
             print("ngxsync: interrupted\n  now: nothing changed", file=sys.stderr)
             sys.exit(130)
         run(arguments)
+
+
+def is_for_agent(arguments: list[str]) -> bool:
+    """What keepalived calls: it is the agent's, and as light as that."""
+    ours = {"check-nginx": ("-h", "--help"), "notify": ("-h", "--help", "--test", "--flush", "--config")}
+    words = ours.get("".join(arguments[:1]))
+    return words is not None and not set(arguments) & set(words) and arguments != ["notify"]
 
 
 if __name__ == "__main__":

@@ -14,28 +14,32 @@ from ngxsync.agent.directives import loads, self_excludes
 from ngxsync.core.answers import checked
 from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import ConfigError, Message, NgxsyncError
-from ngxsync.core.excludes import literal_pattern
+from ngxsync.core.excludes import literal_pattern, with_own_excludes
 from ngxsync.core.ssh import LinkSettings
+from ngxsync.core.standing import Received, Standing
 from ngxsync.edges.bundle import Bundle
 from ngxsync.edges.local import LocalHost, OwnHost, others, problems_from
 from ngxsync.edges.serving import RunningNginx
 from ngxsync.edges.state import MasterState
+from ngxsync.edges.vip import Direction
 from ngxsync.flow.interfaces import Named, Validation
 from ngxsync.flow.pipeline import Pipeline
 from ngxsync.flow.requests import nginx_settings
 
 RUNTIME = Path("/run/ngxsync")
+COMMAND = "ngxsync-agent"
 CONF_CACHE = "conf-cache.json"
 
 
 class MasterHost:
     """flow.interfaces.Master: the local host's agent code, with crossplane beside it."""
 
-    def __init__(self, config: Config, state_dir: Path, bundle: Bundle) -> None:
+    def __init__(self, config: Config, state_dir: Path, bundle: Bundle, *, is_shared: bool) -> None:
         self.config, self.bundle = config, bundle
         self.local = LocalHost(socket.gethostname(), nginx_settings(config, None), state_dir)
         self.name, self.owners = self.local.name, self.local.owners
         self.nginx = RunningNginx(self.local.settings, state_dir / "master" / "running.json")
+        self.direction = Direction(config, self.name, is_shared=is_shared)
         self._places: tuple[Path, Path] | None = None
         self._reader: Any = None
         self.payloads: dict[bytes, list[dict[str, Any]]] | None = None  # set: what crossplane read here is kept in it
@@ -52,14 +56,31 @@ class MasterHost:
     def settle(self, wait_s: float) -> object:
         return self.local.settle(wait_s)
 
+    def standing(self) -> Standing:
+        return self.direction.standing()
+
+    def received(self, known: str) -> Received | None:
+        return self.direction.received(known)
+
     def receiver(self, config: PeerConfig) -> OwnHost:
-        state_dir = config.state_dir
+        return OwnHost(
+            self.local,
+            config,
+            self.bundle.folder(config.state_dir),
+            lambda verb: self._installing(config.state_dir, verb),
+        )
 
-        def install(verb: str) -> tuple[list[str], bytes]:
-            words, begin = self.bundle.boot(state_dir, verb, install=True)
-            return [sys.executable, "-I", "-S", *words], begin
+    def _installing(self, state_dir: str, verb: str) -> tuple[list[str], bytes]:
+        words, begin = self.bundle.boot(state_dir, verb, install=True)
+        return [sys.executable, "-I", "-S", *words], begin
 
-        return OwnHost(self.local, config, self.bundle.folder(state_dir), install)
+    def install_agent(self) -> None:
+        """The agent of this release on this host, as on a peer: keepalived calls it here too. Raises NgxsyncError."""
+        state_dir = str(self.local.state_dir)
+        agents, folder = os.path.join(state_dir, "agent"), self.bundle.folder(state_dir)
+        is_current = os.path.realpath(f"{agents}/current") == os.path.realpath(folder)
+        if not is_current or not os.path.exists(f"{agents}/{COMMAND}"):
+            self.local.call("hello", {}, start=lambda verb: self._installing(state_dir, verb))
 
     def places(self) -> tuple[Path, Path]:
         """(main configuration file, prefix) as this host's nginx has them; as configured where none can be run."""
@@ -151,15 +172,20 @@ class PeerHost:
 
 
 class Assembly:
-    """Everything that one configuration needs; `close` ends its connections and processes."""
+    """Everything that one configuration needs; `close` ends its connections and processes. `config` is as this host has it."""
 
     def __init__(self, config: Config, runtime: Path | None = None) -> None:
-        self.config = config
+        peers = others(config)
+        own = [peer for peer in config.peers if peer not in peers]
+        raise_if_kept_apart(config, own)
+        self.config = config = with_own_excludes(config, own)
         self.state = MasterState(config.state_dir / "master", time.time)
         bundle = Bundle.of_package()
-        self.master = MasterHost(config, config.state_dir, bundle)
+        # at a boot its address may not be there yet
+        self.is_shared = len(peers) < len(config.peers) or socket.gethostname() in {peer.name for peer in peers}
+        self.master = MasterHost(config, config.state_dir, bundle, is_shared=self.is_shared)
         self.runtime = runtime or runtime_folder()
-        self.peers = {peer.name: PeerHost(peer, self.runtime, bundle) for peer in others(config)}
+        self.peers = {peer.name: PeerHost(peer, self.runtime, bundle) for peer in peers}
         self.pipeline = Pipeline(config, self.master, self.peers, self.state, random_hex=lambda: os.urandom(4).hex())
 
     def __enter__(self) -> Assembly:
@@ -182,6 +208,14 @@ def open_assembly(config: Config) -> Assembly:
         hint = "add a [peer NAME] for the other host of the pair"
         raise ConfigError(Message("every peer in it is this host itself", config.file, "nothing changed", hint))
     return assembly
+
+
+def raise_if_kept_apart(config: Config, own: Iterable[PeerConfig]) -> None:
+    """What another host wrote here, and when this one held the VIP, is looked for where it is kept. Raises ConfigError."""
+    for peer in own:
+        if peer.state_dir != str(config.state_dir):
+            what = f"[peer {peer.name}] is this host, and its state_dir {peer.state_dir} is not that of [ngxsync]: {config.state_dir}"
+            raise ConfigError(Message(what, config.file, "nothing changed", "give this host the same in both"))
 
 
 def link_settings(peer: PeerConfig) -> LinkSettings:

@@ -61,7 +61,12 @@ class Agent:
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
     def request(self, **more: Any) -> dict[str, Any]:
-        common = {"protocol": 1, "state_dir": STATE, "nginx": self.settings, "projection": self.projection}
+        common = {
+            "protocol": manifests.PROTOCOL,
+            "state_dir": STATE,
+            "nginx": self.settings,
+            "projection": self.projection,
+        }
         return {**common, **more}
 
     def scan(self, **more: Any) -> dict[str, Any]:

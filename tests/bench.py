@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests import bench_drift, bench_meaning
+from tests import bench_drift, bench_liveness, bench_meaning
 from tests.hosts import PROJECT, Host
 from tests.pair import BASE_TREE, ROOT, Daemon, Pair, make_pair, write_tree
 
@@ -250,7 +250,11 @@ def size_rows(results: list[dict[str, float]]) -> Iterator[str]:
         yield f"| {int(r['size']):,} | {times} | {'; '.join(goals)} |"
 
 
-PARTS = {"meaning": bench_meaning.measure, "drift": bench_drift.measure}
+PARTS: dict[str, Callable[[Pair], list[str]]] = {
+    "meaning": lambda pair: [row(*measured) for measured in bench_meaning.measure(pair)],
+    "drift": lambda pair: [row(*measured) for measured in bench_drift.measure(pair)],
+    "liveness": bench_liveness.rows,
+}
 DOCUMENT = PROJECT / "docs" / "benchmarks.md"
 
 
@@ -276,7 +280,7 @@ def part_rows(names: Iterable[str]) -> list[str]:
         found = []
         for name in names:
             pair.reset()
-            found += [row(*measured) for measured in PARTS[name](pair)]
+            found += PARTS[name](pair)
         return found
 
 

@@ -18,6 +18,48 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# files that take long, the longest first: begun last, one of them would keep a single process busy while all others are done.
+# What mostly waits (for keepalived, a boot, a soak) is among the first, since it leaves the processor to others.
+LONG = [
+    "takeover",
+    "failover",
+    "peer_install",
+    "daemon",
+    "sync_commands",
+    "pair_in_containers",
+    "rollback",
+    "boot",
+    "following",
+    "sweep",
+    "door_on_the_pair",
+    "secrets",
+    "untrusted",
+    "two_at_once",
+    "init",
+    "apply",
+    "pull_on_the_pair",
+    "recovery",
+    "matrix",
+    "guards_on_the_pair",
+    "check",
+    "direction",
+    "broken",
+    "demo",
+    "cuts",
+    "corners",
+    "service_container",
+    "receiver",
+    "storm",
+    "power_loss",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `--no-loadscope-reorder`; within a file the order stays."""
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONG)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
+
 # a busy machine draws slowly: that says nothing of a law
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
@@ -46,10 +88,15 @@ def unmet(pair: Pair) -> Iterator[Resident]:
 
 
 @pytest.fixture
-def synced(unmet: Resident) -> Resident:
-    """The same after its first run."""
-    assert unmet.sync().exit == 0
-    return unmet
+def synced(pair: Pair) -> Iterator[Resident]:
+    """The same after its first run, which is really made for the first test of a session alone."""
+    if pair.has_kept:
+        pair.bring_synced()
+    with resident(pair) as process:
+        if not pair.has_kept:
+            assert process.sync().exit == 0
+            pair.keep_synced()
+        yield process
 
 
 @pytest.hookimpl(wrapper=True)

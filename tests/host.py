@@ -20,7 +20,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from tests.forked import Forked
+
+    Entered = Forked | subprocess.Popen[str]
 
 ON_DISK = ("/usr/local/nginx", "/var/lib/ngxsync", "/srv")
 PRIVATE = ("/run", "/tmp")
@@ -138,17 +143,17 @@ class Host:
             raise AssertionError(f"{self.name}: {command} exited {process.returncode}\n{out}{err}")
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
-    def signal_to(self, process: subprocess.Popen[str], number: int) -> None:
+    def signal_to(self, process: Entered, number: int) -> None:
         """Signals the command that `popen` started, not the nsenter around it; one that has ended is left alone."""
         with suppress(ProcessLookupError):
             os.kill(self._command_pid(process), number)
 
-    def pid_inside(self, process: subprocess.Popen[str]) -> int:
+    def pid_inside(self, process: Entered) -> int:
         """The process number of a `popen` as the host itself sees it."""
         status = Path(f"/proc/{self._command_pid(process)}/status").read_text()
         return int(re.findall(r"^NSpid:.*\s(\d+)$", status, re.MULTILINE)[0])
 
-    def _command_pid(self, process: subprocess.Popen[str]) -> int:
+    def _command_pid(self, process: Entered) -> int:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
         def found() -> list[str]:
@@ -280,7 +285,8 @@ class Host:
         for folder in ON_DISK:
             os.chown(self.path(folder), 0, 0)
             self.path(folder).chmod(0o700 if folder == "/var/lib/ngxsync" else 0o755)
-        self.path("/usr/local/sbin/ngxsync-agent").unlink(missing_ok=True)
+        for path in ("/usr/local/sbin/ngxsync-agent", "/etc/keepalived/keepalived.conf"):
+            self.path(path).unlink(missing_ok=True)
 
     def unmount(self, point: str) -> None:
         """The uppermost file system there, once; it may be busy for an instant longer than its last process is seen.

@@ -300,8 +300,7 @@ def in_the_pipeline(cell: Cell) -> Iterator[Callable[[], Run | None]]:
 
         def result() -> Run | None:
             stop.release()
-            assert bench.resident.process.stdout is not None
-            line = bench.resident.process.stdout.readline()
+            line = bench.resident.stdout.readline()
             if not line:
                 bench.end()
             return Run(*json.loads(line)) if line else None

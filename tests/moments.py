@@ -67,6 +67,12 @@ def let_go_on(host: Host, process: subprocess.Popen[str]) -> None:
         process.wait(30)
 
 
+def kill_run(host: Host) -> None:
+    """With its tracer; what it left open stays so."""
+    left = [str(pid) for pid, line in host.commands().items() if " transact" in line]
+    host.run(["kill", "-KILL", *left], check=False)
+
+
 def _on_disk(host: Host, run: str) -> tuple[str, bool, bool]:
     """(phase, accepted or not, answered or not)."""
     opened = journal.describe(str(host.path(JOURNAL)))

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.forked import run_forked
+from tests.host import ENVIRONMENT
 from tests.hosts import PROJECT, Host, close_hosts, make_hosts, wait_until
 
 ROOT = "/usr/local/nginx"
@@ -57,6 +59,11 @@ BASE_TREE = {
     "html/index.html": "<h1>It works</h1>\n",
 }
 
+KEPT = "synced.tar"
+SYNCED = {
+    "web1": ["var/lib/ngxsync"],
+    "web2": ["var/lib/ngxsync", "usr/local/sbin/ngxsync-agent", "etc/systemd/system", "usr/local/nginx/.ngxsync"],
+}
 NOTIFY_SOCKET = "/run/ngxsync-test-notify"
 
 
@@ -119,6 +126,7 @@ class Pair:
         self.hosts = make_hosts(count, kinds=kinds)
         self.master, *self.peers = self.hosts
         self.peer = self.peers[0]
+        self.has_kept = False
         self._host_keys = {host.name: host.start_sshd() for host in self.hosts}
         with tempfile.TemporaryDirectory() as folder:
             key = Path(folder, "key")
@@ -168,8 +176,12 @@ class Pair:
 
     def ngxsync(self, *arguments: str, host: Host | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
         """Runs `ngxsync ARGUMENTS` on web1 (or another host); exit status, output and errors are the result's."""
+        host = host or self.master
+        if not options.keys() - {"timeout"}:
+            env = {**ENVIRONMENT, "PYTHONPATH": str(PROJECT)}
+            return run_forked(arguments, env, host.pid, options.get("timeout", 60.0))
         options.setdefault("check", False)
-        return (host or self.master).run(_ngxsync_argv(*arguments), **_with_project(options))
+        return host.run(_ngxsync_argv(*arguments), **_with_project(options))
 
     def popen_ngxsync(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         return self.master.popen(_ngxsync_argv(*arguments), **_with_project(options))
@@ -197,6 +209,22 @@ class Pair:
                 yield daemon
             finally:
                 daemon.stop()
+
+    def keep_synced(self) -> None:
+        """What the first run over the base state left on both hosts, for `bring_synced`."""
+        for host, paths in SYNCED.items():
+            argv = ["tar", "--create", "--file", f"/opt/{KEPT}", "--directory", "/", "--ignore-failed-read", *paths]
+            getattr(self, host).run(argv)
+        self.has_kept = True
+
+    def bring_synced(self) -> None:
+        """From the base state to that after its first run, without making it again: nginx on web2 is reloaded as by that one."""
+        for host in SYNCED:
+            getattr(self, host).run(["tar", "--extract", "--file", f"/opt/{KEPT}", "--directory", "/", "--same-owner"])
+        before = self.web2.nginx_workers()
+        self.web2.run(["kill", "-HUP", str(self.web2.nginx_main())])
+        wait_until(lambda: not set(before) & set(self.web2.nginx_workers()), "nginx on web2 is reloaded")
+        _wait_for_workers(self.web2)
 
     def close(self) -> None:
         close_hosts(self.hosts)

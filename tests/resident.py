@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.forked import Forked
+from tests.host import ENVIRONMENT
 from tests.hosts import PROJECT, Host
 from tests.pair import ROOT, Pair, manifest_of
 
@@ -62,20 +65,28 @@ class Resident:
 
     def __init__(self, pair: Pair, environment: Mapping[str, str] | None = None) -> None:
         self.pair = pair
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        words = [f"{name}={value}" for name, value in (environment or {}).items()]
-        argv = ["env", *words, sys.executable, "-m", "tests.resident"]
-        self.process = pair.master.popen(argv, env={"PYTHONPATH": str(PROJECT)}, **pipes)
+        env = {**(environment or {}), "PYTHONPATH": str(PROJECT)}
+        (reading, asking), (answers, answering) = os.pipe(), os.pipe()
+        self.process: Forked | subprocess.Popen[str]
+        try:
+            if environment:  # what its libraries read at their start
+                argv = [sys.executable, "-m", "tests.resident"]
+                self.process = pair.master.popen(argv, env=env, stdin=reading, stdout=answering)
+            else:
+                streams = (reading, answering, 2)
+                self.process = Forked("tests.resident:serve", [], {**ENVIRONMENT, **env}, pair.master.pid, streams)
+        finally:
+            os.close(reading)
+            os.close(answering)
+        self.stdin, self.stdout = open(asking, "w"), open(answers)  # noqa: SIM115 - until `close`
 
     def begin(self, **options: Any) -> None:
         """Starts a run; `answer` waits for its end."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(options) + "\n")
-        self.process.stdin.flush()
+        self.stdin.write(json.dumps(options) + "\n")
+        self.stdin.flush()
 
     def answer(self) -> Run:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+        line = self.stdout.readline()
         assert line, "the process on web1 ended"
         return Run(*json.loads(line))
 
@@ -90,8 +101,7 @@ class Resident:
         self._wait()
 
     def close(self) -> None:
-        if self.process.stdin is not None and not self.process.stdin.closed:
-            self.process.stdin.close()
+        self.stdin.close()
         self._wait()
 
     def _wait(self) -> None:
@@ -99,9 +109,8 @@ class Resident:
             self.process.wait(20)
         finally:
             self.process.kill()
-            for pipe in (self.process.stdin, self.process.stdout):
-                if pipe is not None:
-                    pipe.close()
+            self.stdin.close()
+            self.stdout.close()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -75,31 +75,48 @@ def rsync_rename() -> str:
 @contextmanager
 def stopped_at(pair: Pair, step: Step, master_pid: int) -> Iterator[Stop]:
     """From now on a run of the process `master_pid` (as web1 numbers it) stops there."""
-    if step.on_master:
-        host, pids = pair.web1, [master_pid]
-    else:
-        host = pair.web2
+    host = pair.web1 if step.on_master else pair.web2
+
+    def works() -> list[int]:
+        if step.on_master:
+            return [master_pid]
         # rsync is a child of sshd's; the agent, which is there already, renames as well
-        works = "sshd" if step.calls == RSYNC_RENAMES else ""
-        commands = host.commands().items()
-        pids = [pid for pid, line in commands if line.startswith(works) and not line.startswith("nginx:")]
-    stop = Stop(host, step, pids)
+        begins = "sshd" if step.calls == RSYNC_RENAMES else ""
+        return [pid for pid, line in host.commands().items() if line.startswith(begins) and not is_own(line)]
+
+    stop = Stop(host, step, works)
     try:
         yield stop
     finally:
         stop.release()
 
 
+def is_own(line: str) -> bool:
+    """A process that works on web2 for itself: nginx, and in a pair that moves its VIP keepalived, what it calls, and a daemon."""
+    by_keepalived = "check-nginx" in line or " notify " in line
+    return line.startswith(("nginx:", "keepalived", "strace")) or line.endswith("-m ngxsync run") or by_keepalived
+
+
 class Stop:
-    def __init__(self, host: Host, step: Step, pids: list[int]) -> None:
+    def __init__(self, host: Host, step: Step, works: Callable[[], list[int]]) -> None:
+        """`works` lists the processes that may come to do the step."""
         self.host, self.step = host, step
+        while True:
+            pids = works()
+            self._attach(pids)
+            if all(pid in pids or self._is_traced(pid) for pid in works()):
+                break
+            self.release()  # one was born between the list and the tracer
+
+    def _attach(self, pids: list[int]) -> None:
+        step = self.step
         path = ["-P", step.path] if step.path else []
         calls = rsync_rename() if step.calls == RSYNC_RENAMES else step.calls
         inject = f"inject={calls}:delay_enter={FOR_EVER_US}:when={step.when}"
         targets = [word for pid in pids for word in ("-p", str(pid))]
-        host.path(LOG).unlink(missing_ok=True)
+        self.host.path(LOG).unlink(missing_ok=True)
         what = ["-e", "signal=none", "-e", f"trace={calls}", "-e", inject]
-        self._strace = host.popen(["strace", "-f", "-qq", "-o", LOG, *path, *what, *targets])
+        self._strace = self.host.popen(["strace", "-f", "-qq", "-o", LOG, *path, *what, *targets])
         wait_until(lambda: all(self._is_traced(pid) for pid in pids), f"strace holds {pids}", 20.0)
 
     def _is_traced(self, pid: int) -> bool:

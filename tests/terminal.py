@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import signal
@@ -24,6 +25,7 @@ class Terminal:
         )
         os.close(slave)
         os.set_blocking(self._master, False)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
         self.shown = ""
 
     def __enter__(self) -> Terminal:
@@ -71,4 +73,4 @@ class Terminal:
                 return self.shown
             if not found:
                 return self.shown
-            self.shown += found.decode().replace("\r\n", "\n")
+            self.shown += self._decoder.decode(found).replace("\r\n", "\n")

@@ -144,7 +144,10 @@ def test_where_systemd_ends_processes_with_their_login_it_leaves_it(
     agent.host.path("/usr/local/bin/busctl").unlink()
     asked = agent.host.path("/tmp/busctl").read_text()
     assert asked.startswith("get-property org.freedesktop.login1 ")
-    scope = r"StartTransientUnit ssa\(sv\)a\(sa\(sv\)\) ngxsync-(\d+)\.scope fail 1 PIDs au 1 \1 0\n"
+    scope = (
+        r"StartTransientUnit ssa\(sv\)a\(sa\(sv\)\) ngxsync-(\d+)\.scope fail 2 PIDs au 1 \1"
+        r" CollectMode s inactive-or-failed 0\n"
+    )
     assert bool(re.search(scope, asked)) is (kills == "true")
     assert answer["warnings"] == ["systemd may end this run with its login: no"][:warned]
 
@@ -208,16 +211,16 @@ def test_what_an_agent_left_open_is_recovered_by_that_agent(agent: Agent) -> Non
 
 
 def test_agents_of_earlier_releases_go_after_an_accepted_run(agent: Agent) -> None:
-    folders = {name: agent.host.path(f"{STATE}/agent/{name}") for name in ("a" * 64, "b" * 64, "c" * 64, ".new-x", "x")}
-    for name in ("a" * 64, "b" * 64):
+    folders = {name: agent.host.path(f"{STATE}/agent/{name}") for name in ("a" * 16, "b" * 16, "c" * 16, ".new-x", "x")}
+    for name in ("a" * 16, "b" * 16):
         installed(agent.host, name)
-    current = installed(agent.host, "d" * 64)
-    for name in ("c" * 64, ".new-x", "x"):
-        shutil.copytree(folders["a" * 64], folders[name])
-    for name in (*folders, "d" * 64):
-        if name != "c" * 64:  # that one is young
+    current = installed(agent.host, "d" * 16)
+    for name in ("c" * 16, ".new-x", "x"):
+        shutil.copytree(folders["a" * 16], folders[name])
+    for name in (*folders, "d" * 16):
+        if name != "c" * 16:  # that one is young
             os.utime(agent.host.path(f"{STATE}/agent/{name}"), (1, 1))
-    waiting = [sys.executable, "-I", "-S", f"{STATE}/agent/{'b' * 64}", "hello"]
+    waiting = [sys.executable, "-I", "-S", f"{STATE}/agent/{'b' * 16}", "hello"]
     with agent.host.popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         command = Path(f"/proc/{agent.host.pid}/root/proc/{agent.host.pid_inside(process)}/cmdline")
         wait_until(lambda: b"hello" in command.read_bytes(), "it runs")
@@ -227,17 +230,17 @@ def test_agents_of_earlier_releases_go_after_an_accepted_run(agent: Agent) -> No
         done = json.loads(call(agent.host, current, "transact", agent.plan({"html/a": "a"})).stdout)
         assert (done["outcome"], done["warnings"]) == ("applied", [])
         process.communicate("\n")
-    assert {name for name, folder in folders.items() if folder.exists()} == {"b" * 64, "c" * 64, "x"}
+    assert {name for name, folder in folders.items() if folder.exists()} == {"b" * 16, "c" * 16, "x"}
     assert call(agent.host, f"{STATE}/agent/current", "status").returncode == 0
 
 
 def test_the_agent_of_an_open_journal_stays(tmp_path: Path) -> None:
-    for name in ("a" * 64, "b" * 64, "c" * 64):
+    for name in ("a" * 16, "b" * 16, "c" * 16):
         (tmp_path / "agent" / name).mkdir(parents=True)
-    (tmp_path / "agent/current").symlink_to("c" * 64)
-    journal.begin(str(tmp_path / "journal"), {"agent": "b" * 64}, [])
-    remove_old_agents(str(tmp_path), "c" * 64, str(tmp_path / "journal"), time.time() + 100_000)
-    assert sorted(os.listdir(tmp_path / "agent")) == ["b" * 64, "c" * 64, "current"]
+    (tmp_path / "agent/current").symlink_to("c" * 16)
+    journal.begin(str(tmp_path / "journal"), {"agent": "b" * 16}, [])
+    remove_old_agents(str(tmp_path), "c" * 16, str(tmp_path / "journal"), time.time() + 100_000)
+    assert sorted(os.listdir(tmp_path / "agent")) == ["b" * 16, "c" * 16, "current"]
 
 
 def test_status_and_recover_by_hand(agent: Agent) -> None:

@@ -16,7 +16,7 @@ PACKAGE = PROJECT / "ngxsync"
 # from the ground up; what is in no folder of these is entry
 LAYERS = ("agent", "core", "edges", "flow", "entry")
 PURE_AGENT = {"ngxsync.agent.manifest", "ngxsync.agent.directives"}
-RUN_THE_AGENT = ("ngxsync.edges.local", "ngxsync.edges.serving")
+RUN_THE_AGENT = tuple(f"ngxsync.edges.{name}" for name in ("local", "serving", "vip", "spool", "addresses"))
 
 IMPURE = {
     "os",

@@ -16,9 +16,9 @@ import pytest
 
 from tests.agent import STATE, Agent
 from tests.container import UNITS, Container, make_container_pair
-from tests.hosts import Host
+from tests.hosts import Host, wait_until
 from tests.moments import JOURNAL, MOMENTS, is_accepted_by, let_go_on, stop_at, strace_argv, wait_until_stopped
-from tests.pair import ROOT, manifest_of
+from tests.pair import BASE_TREE, ROOT, manifest_of, write_tree
 from tests.resident import left_in_stages
 from tests.test_recovery import NEW, OLD, difference
 
@@ -218,3 +218,97 @@ def test_power_lost_again_during_the_recovery(backup: Backup) -> None:
 
     raise_if_not_recovered_first(backup.host)
     backup.raise_if_not(old)
+
+
+CHECKED = """\
+global_defs {
+    script_user root
+    enable_script_security
+}
+vrrp_script nginx {
+    script "/usr/local/sbin/ngxsync-agent check-nginx --interval 1"
+    interval 1
+}
+vrrp_script other {
+    script "/usr/local/sbin/ngxsync-agent check-nginx --root /srv/other --interval 1"
+    interval 1
+}
+"""
+
+
+STARTED = "nginx was dead and was started (%s)"
+
+
+def lines(host: Container) -> list[str]:
+    """What the agent told syslog in this boot."""
+    told = host.run(["journalctl", "--boot", "--output=cat", "--no-pager", "--identifier=ngxsync"]).stdout
+    return told.splitlines()
+
+
+def started_by(host: Container, conf: str) -> tuple[int, str]:
+    """The main process of the nginx with this configuration, and the unit that it is in."""
+
+    def found() -> list[int]:
+        titles = host.commands().items()
+        pids = [pid for pid, title in titles if title.startswith("nginx: master process") and conf in title]
+        return pids if len(pids) == 1 else []  # a worker just forked has its parent's title
+
+    (pid,) = wait_until(found, f"nginx of {conf} runs", 20.0)
+    return pid, host.path(f"/proc/{pid}/cgroup").read_text().strip().rpartition("/")[2]
+
+
+def test_nginx_that_keepalived_had_started_outlives_keepalived(backup: Backup) -> None:
+    """By its own unit where one runs this nginx; else in one of its own, though Debian's unit runs the same program."""
+    host = backup.host
+    write_tree(host, "/srv/other", {**BASE_TREE, "conf/vhosts/default.conf": "server { listen 8081; root html; }\n"})
+    conf = host.path("/etc/keepalived/keepalived.conf")
+    before = conf.read_text()
+    tracked = before.replace(
+        "advert_int 200", "advert_int 200\n    track_script {\n        nginx\n        other\n    }"
+    )
+    conf.write_text(CHECKED + tracked)
+    ends_all = host.path(f"{UNITS}/keepalived.service.d/test.conf")
+    ends_all.parent.mkdir()
+    ends_all.write_text("[Service]\nKillMode=control-group\n")
+    try:
+        host.systemctl("daemon-reload")
+        host.systemctl("restart", "keepalived")
+        other, other_unit = started_by(host, "/srv/other/conf/nginx.conf")
+        first = host.property_of("nginx", "MainPID")
+        host.systemctl("kill", "--signal=KILL", "nginx")
+        wait_until(lambda: host.property_of("nginx", "MainPID") not in ("0", first), "its unit is started again", 20.0)
+        main, unit = started_by(host, "-c conf/nginx.conf")
+        assert (unit, host.property_of(unit, "MainPID")) == ("nginx.service", str(main))
+        assert re.fullmatch(r"ngxsync-nginx-[0-9a-f]{8}\.service", other_unit)
+        host.systemctl("restart", "keepalived")
+        assert started_by(host, "-c conf/nginx.conf") == (main, unit)
+        assert started_by(host, "/srv/other/conf/nginx.conf") == (other, other_unit)
+        assert host.get("/", port=8081)[0] == 200
+        host.systemctl("kill", "--signal=KILL", other_unit)  # a unit that went with its nginx is made again
+        wait_until(lambda: lines(host).count(STARTED % other_unit) == 2, "it is started again, and told", 20.0)
+        assert host.property_of(other_unit, "MainPID") not in ("0", str(other))
+        assert lines(host).count(STARTED % "nginx.service") == 1
+        named = host.path(f"{UNITS}/web.service")  # a unit that is called like no nginx, and that nobody has noted
+        named.write_text("[Service]\nType=forking\nExecStart=/usr/sbin/nginx -p /srv/other -c conf/nginx.conf\n")
+        host.systemctl("daemon-reload")
+        host.systemctl("kill", "--signal=KILL", other_unit)
+        wait_until(lambda: lines(host).count(STARTED % "web.service") == 1, "its own unit is started", 20.0)
+        assert started_by(host, "-p /srv/other -c conf")[1] == "web.service"
+        for noted in (True, False):  # who has masked it wants it dead
+            host.systemctl("mask", "--now", "nginx")
+            if not noted:
+                host.run(["sh", "-c", "rm /run/ngxsync-agent/usr-local-nginx-*.nginx"])
+            down = host.run(["ngxsync-agent", "check-nginx", "--interval", "20"], check=False)
+            assert (down.returncode, "a person has masked nginx.service" in down.stderr) == (1, True), down
+            host.systemctl("unmask", "nginx")
+            wait_until(lambda: host.property_of("nginx", "MainPID") != "0", "it is started again", 20.0)
+    finally:
+        host.systemctl("unmask", "nginx")
+        host.run(["systemctl", "stop", "web"], check=False)
+        host.path(f"{UNITS}/web.service").unlink(missing_ok=True)
+        conf.write_text(before)
+        ends_all.unlink()
+        ends_all.parent.rmdir()
+        host.systemctl("daemon-reload")
+        host.systemctl("restart", "keepalived")
+        host.systemctl("stop", "ngxsync-nginx-*.service")

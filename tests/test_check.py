@@ -321,6 +321,30 @@ def test_the_old_line_that_still_runs(pair: Pair) -> None:
     assert "/etc/cron.d/pair-test" in checks["web1", "crontab"].hint
 
 
+def test_one_config_ini_for_both_hosts(pair: Pair) -> None:
+    """Where this host is listed too; what a value is leaves neither host."""
+    assert ("web2", "same config.ini") not in checks_of(pair)[1]
+    listed = "\n[peer web1]\nhost = 192.0.2.1\nidentity = /etc/ngxsync/id_ed25519\n"
+    pair.write_config(
+        sync="check_every = 7m\nexclude =\n  /a\n  /b", peer="probe = http://TOP:SECRET@localhost/", more=listed
+    )
+    ours, theirs = pair.web1.path("/etc/ngxsync/config.ini"), pair.web2.path("/etc/ngxsync/config.ini")
+
+    none = checks_of(pair)[1]["web2", "same config.ini"]
+    assert (none.state, "after a takeover that host sends nothing" in none.what) == (WARNING, True)
+    theirs.write_text("# by hand\n" + ours.read_text().replace("  /b\n", "    /b\n\n"))
+    assert checks_of(pair)[1]["web2", "same config.ini"].state == OK
+    theirs.write_text(
+        ours.read_text().replace("TOP:SECRET", "ME:OTHER").replace("check_every = 7m\n", "") + "\n[mail]\nto = a@b\n"
+    )
+    other = checks_of(pair)[1]["web2", "same config.ini"]
+    assert other.state == WARNING
+    assert other.what == "it says something else there: [mail] to, [peer web2] probe, [sync] check_every"
+    copied = "scp -p /etc/ngxsync/config.ini root@192.0.2.2:/etc/ngxsync/config.ini"
+    assert other.hint == f"it goes to both, by you: {copied}; then there: systemctl reload ngxsync"
+    assert "SECRET" not in pair.ngxsync("check", "--json").stdout
+
+
 # what a pair of hosts on one machine cannot be: judged from facts
 
 

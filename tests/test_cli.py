@@ -129,6 +129,14 @@ def test_an_unknown_peer(config: Path, arguments: list[str]) -> None:
     assert told(done) == (2, expected)
 
 
+def test_a_peer_that_was_taken_out_of_the_configuration_too_early(config: Path) -> None:
+    status, text = told(ngxsync("peer", "remove", "web1", "--purge", "--config", str(config)))
+    assert status == 2
+    assert f"{config}: there is no [peer web1] in it, which says how to get there\n  now: nothing changed\n" in text
+    assert "put it back until this is done" in text
+    assert "did you mean" not in text
+
+
 def test_a_path_outside_the_trees(config: Path) -> None:
     status, text = told(ngxsync("diff", "/etc/passwd", "--config", str(config)))
     assert status == 2

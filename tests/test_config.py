@@ -14,11 +14,13 @@ from cronsim import CronSim, CronSimError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngxsync.core.config import Config, NginxConfig, PeerConfig, SyncConfig, load_config, render_config
+from ngxsync.core.config import Config, NginxConfig, PeerConfig, SyncConfig, load_config
+from ngxsync.core.configtext import render_config
 from ngxsync.core.cronfields import check_fields
 from ngxsync.core.errors import ConfigError
 from ngxsync.core.inifile import parse_ini
 from ngxsync.core.options import PEER, SECTIONS
+from ngxsync.core.pairoptions import KINDS, PORTS, MailConfig, VrrpConfig
 from ngxsync.edges.configfile import read_config
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.ini"
@@ -236,7 +238,28 @@ WRONG_VALUES = [
     ("peer b", "connect_timeout = 5", "no duration"),
     ("peer b", "probe = ftp://x/", "no URL"),
     ("peer b", "probe = http:///x", "no URL"),
-    ("peer b", "priority = 100", "unknown option"),
+    ("peer b", "priority = 255", "allowed is 1 to 254"),
+    ("peer b", "interface = eth 0", "no interface"),
+    ("vrrp", "vip = 192.0.2.300", "no address"),
+    ("vrrp", "vip = 127.0.0.1", "cannot move between hosts"),
+    ("vrrp", "vip = 192.0.2.1\n  192.0.2.1/24", "192.0.2.1 is there twice"),
+    ("vrrp", "require_vip = maybe\nvip = 192.0.2.1", "allowed is yes or no"),
+    ("vrrp", "virtual_router_id = 0\nvip = 192.0.2.1", "allowed is 1 to 255"),
+    ("vrrp", "check_weight = -254\nvip = 192.0.2.1", "allowed is -253 to 253"),
+    ("vrrp", "check_fall = 0\nvip = 192.0.2.1", "allowed is 1 to 99"),
+    ("vrrp", "notify = mail\nvip = 192.0.2.1", "allowed is script or fifo"),
+    ("vrrp", "password_file = /usr/local/nginx/x\nvip = 192.0.2.1", "is not sent"),
+    ("mail", "to = a b@example.org", "no mail address"),
+    ("mail", "from = a@b@c", "no mail address"),
+    ("mail", "to = ops:night@example.org", "no mail address"),
+    ("mail", "to = a(b@example.org", "no mail address"),
+    ("mail", "security = ssl", "allowed is starttls or tls or none"),
+    ("mail", "on = everything", "allowed are failures, drift, roles"),
+    ("mail", "on = drift, drift", "there twice"),
+    ("mail", "remind_every = 0s", "or no"),
+    ("mail", "smtp_port = 0", "1 to 65535"),
+    ("mail", "smtp_host = smtp.example.org:587", "port have their own options"),
+    ("mail", "to = a@example.org, b@example.org", "one a line"),
     ("peer b", "setle = 3s", "unknown option here, did you mean settle in [sync]?"),
     ("nginx", "on_drift = hold", "unknown option here, did you mean on_drift in [sync]?"),
     ("ngxsync", "state_dir = /usr/local/nginx/state", "is not sent"),
@@ -261,12 +284,19 @@ def test_a_wrong_value_is_one_problem_at_its_line(section: str, line: str, told:
         ("", "c.ini:1: [peer NAME]: it is missing"),
         ("[peer]\nhost = a\nidentity = /k\n", "c.ini:1: [peer]: it has no name"),
         ("[peer ../x]\nhost = a\nidentity = /k\n", "c.ini:1: [peer ../x]: '../x' is no name"),
-        ("[mail]\nto = a\n" + MINIMAL, "c.ini:1: [mail]: unknown section, allowed are nginx, sync, ngxsync, peer NAME"),
-        ("[vrrp]\nvip = 10.0.0.1\n" + MINIMAL, "c.ini:1: [vrrp]: unknown section"),
+        (
+            "[smtp]\nto = a\n" + MINIMAL,
+            "c.ini:1: [smtp]: unknown section, allowed are nginx, sync, vrrp, mail, ngxsync",
+        ),
+        ("[vrrp]\nadvert_int = 2s\n" + MINIMAL, "c.ini:1: [vrrp] vip: it is missing, and advert_int means nothing"),
         ("[DEFAULT]\nsettle = 1s\n" + MINIMAL, "c.ini:1: [DEFAULT]: unknown section"),
         (
             MINIMAL + MINIMAL.replace("web2", "web3"),
             "c.ini:5: [peer web3] host: 192.168.5.12 is the host of [peer web2] too",
+        ),
+        (
+            MINIMAL + "[vrrp]\nvip = 192.168.5.12/24\n",
+            "c.ini:2: [peer web2] host: 192.168.5.12 is the VIP, which moves, allowed is an address that stays",
         ),
     ],
 )
@@ -322,7 +352,46 @@ def configs(draw: st.DrawFn) -> Config:
     )
     names = draw(st.lists(words, unique=True, min_size=1, max_size=3))
     peers = tuple(draw(peer_configs(name, nginx.prove_timeout_s)) for name in names)
-    return Config(nginx, sync, peers, Path("/state" + draw(paths)), draw(st.sampled_from(["text", "json"])), "c.ini")
+    state_dir, log_format = Path("/state" + draw(paths)), draw(st.sampled_from(["text", "json"]))
+    vrrp, mail, command = draw(st.just(VrrpConfig()) | vrrp_configs()), draw(mail_configs()), draw(st.just("") | words)
+    return Config(nginx, sync, peers, state_dir, log_format, "c.ini", vrrp, mail, command)
+
+
+@st.composite
+def vrrp_configs(draw: st.DrawFn) -> VrrpConfig:
+    vips = st.integers(1, 254).map("192.0.2.{}".format) | st.integers(1, 254).map("2001:db8::{}/64".format)
+    return VrrpConfig(
+        vips=tuple(draw(st.lists(vips, unique=True, min_size=1, max_size=3))),
+        require_vip=draw(st.booleans()),
+        virtual_router_id=draw(st.integers(0, 255)),
+        advert_int_s=draw(seconds),
+        password_file=draw(st.none() | st.just(Path("/password"))),
+        unicast=draw(st.booleans()),
+        nopreempt=draw(st.booleans()),
+        preempt_delay_s=draw(st.just(0.0) | seconds),
+        check_interval_s=draw(seconds),
+        check_weight=draw(st.integers(-253, 253)),
+        check_fall=draw(st.integers(1, 99)),
+        check_rise=draw(st.integers(1, 99)),
+        check_url=draw(st.sampled_from(["", "http://127.0.0.1/health"])),
+        notify=draw(st.sampled_from(["script", "fifo"])),
+    )
+
+
+@st.composite
+def mail_configs(draw: st.DrawFn) -> MailConfig:
+    return MailConfig(
+        to=tuple(draw(st.lists(words.map("{}@example.org".format), unique=True, max_size=2))),
+        sender=draw(st.sampled_from(["", "web@example.org"])),
+        smtp_host=draw(words),
+        smtp_port=draw(st.integers(1, 65535)),
+        security=draw(st.sampled_from(sorted(PORTS))),
+        user=draw(st.just("") | words),
+        password_file=draw(st.none() | st.just(Path("/mail-password"))),
+        ca_file=draw(st.none() | st.just(Path("/ca.pem"))),
+        on=tuple(draw(st.lists(st.sampled_from(KINDS), unique=True, min_size=1))),
+        remind_every_s=draw(st.none() | seconds),
+    )
 
 
 @st.composite
@@ -342,6 +411,8 @@ def peer_configs(draw: st.DrawFn, name: str, prove_timeout_s: float | None) -> P
         reload=draw(st.sampled_from(["SIGHUP", "systemctl reload nginx"])),
         prove_timeout_s=draw(seconds) if prove_timeout_s is not None else draw(st.none() | seconds),
         rehearse=draw(st.sampled_from(["overlay", "live"])),
+        interface=draw(st.sampled_from(["", "eth0", "bond0.7"])),
+        priority=draw(st.integers(0, 254)),
     )
 
 

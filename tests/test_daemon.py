@@ -20,6 +20,7 @@ from ngxsync.edges.state import MasterState
 from tests.hosts import Host, wait_until
 from tests.observation import too_open
 from tests.pair import BASE_TREE, ROOT, Daemon, Pair, make_pair, manifest_of, write_tree
+from tests.steps import BY_NAME, stopped_at
 
 QUIET = "check_every = no\nschedule = no"  # only events wake the daemon
 SHOP = "server {\n    listen 80;\n    server_name shop;\n    location / { return 200 'shop 1'; }\n}\n"
@@ -217,10 +218,17 @@ def test_a_dead_peer_delays_no_other() -> None:
 
 def test_sighup_takes_a_new_configuration(pair: Pair) -> None:
     with synced(pair) as daemon:
+        assert "earlier" not in pair.ngxsync("status").stdout
         pair.write_config(sync=f"{QUIET}\nexclude = /html/private/")
+        pid = daemon.host.pid_inside(daemon.process)
+        forgotten = (
+            f"works with an earlier /etc/ngxsync/config.ini: it takes what was changed there with: kill -HUP {pid}"
+        )
+        assert forgotten in pair.ngxsync("status").stdout
         daemon.signal(1)
         daemon.wait_for("configuration taken")
         wait_until(lambda: daemon.messages().count("READY=1") == 2, "it is ready again")
+        assert "earlier" not in pair.ngxsync("status").stdout
         told = daemon.messages()
         assert told.index("RELOADING=1") < len(told) - told[::-1].index("READY=1")
         assert any(re.fullmatch(r"MONOTONIC_USEC=\d+", message) for message in told)
@@ -361,6 +369,17 @@ def test_a_pause_ends_by_itself_and_a_run_follows(pair: Pair) -> None:
         assert answer(pair.web2, "/", "x") == (200, BASE_TREE["html/index.html"])
         wait_for_answer(pair.web2, "/", "x", (200, "after the pause"))
         daemon.wait_for(", resume]")
+
+
+def test_a_pause_holds_also_a_run_that_has_begun(pair: Pair) -> None:
+    """Once `pause` has returned nothing changes the peer, however far a run was with looking and sending."""
+    with synced(pair) as daemon, stopped_at(pair, BY_NAME["plan"], 0) as stop:
+        write(pair.web1, "html/index.html", "saved before the pause")
+        stop.wait()
+        assert pair.ngxsync("pause", "new disk").returncode == 0
+        stop.release()
+        daemon.wait_for("web2 paused")
+        assert answer(pair.web2, "/", "x") == (200, BASE_TREE["html/index.html"])
 
 
 def test_a_pause_that_the_daemon_never_met_is_followed_by_a_run(pair: Pair) -> None:

@@ -14,10 +14,11 @@ from ngxsync import __version__
 from ngxsync.agent.manifest import PROTOCOL, RELEASE, SPEAKS, entry_from_json
 from ngxsync.core.answers import checked
 from ngxsync.core.config import PeerConfig, load_config
-from ngxsync.core.errors import AgentFailed, Held, Message
+from ngxsync.core.errors import AgentFailed
 from ngxsync.core.gate import common_protocol
 from ngxsync.core.memory import PeerRecord
 from ngxsync.core.model import PeerResult, Projection, Snapshot
+from ngxsync.core.standing import Held, Message, Standing
 from ngxsync.edges.state import MasterState
 from ngxsync.flow.interfaces import Named, Options, Prepared, Validation
 from ngxsync.flow.peer_run import PeerRun
@@ -74,6 +75,11 @@ class OldMaster:
 
     def ask(self, _verb: str, _request: Any) -> dict[str, Any]:
         return {"ok": False}
+
+    def standing(self) -> Standing:
+        return Standing()
+
+    def received(self, _known: str) -> None: ...
 
 
 def run_of(kept: list[dict[str, Any]], state: Path) -> PeerResult:
@@ -183,6 +189,8 @@ FREE |= {
     "release",
     "loaded",
 }
+# of the machine and its packages, which are others wherever the tests run
+FREE |= {"sysctls", "limits", "openssl", "version", "selinux"}
 
 
 def raise_if_other(before: Any, now: Any, place: str) -> None:
@@ -223,8 +231,11 @@ def asked_in(pair: Pair, number: Any) -> dict[str, Any]:
 def test_the_highest_common_number_is_taken() -> None:
     later = [PROTOCOL, PROTOCOL + 1, PROTOCOL + 2]
     assert common_protocol({"speaks": later}, "web2", "root@web2") == PROTOCOL
-    assert common_protocol({"speaks": [1]}, "web2", "root@web2") == 1
-    assert common_protocol({}, "web2", "root@web2") == 1  # of the first release, which does not say
+    assert common_protocol({"speaks": [1, 2]}, "web2", "root@web2") == 2
+    with pytest.raises(
+        AgentFailed, match=r"release older than 0\.1\.0"
+    ):  # the first release does not say, and is too old
+        common_protocol({}, "web2", "root@web2")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts import Host
+from tests.hosts import Host, wait_until
 from tests.pair import ROOT, manifest_of, write_tree
 from tests.resident import Resident, are_equal, by_hand, raise_if_not_held, raise_if_not_in_sync, served, site
 
@@ -152,8 +152,7 @@ def test_logs_that_the_configuration_names_exclude_themselves_for_good(synced: R
 
     assert synced.sync().exit == 0
     assert served(pair.web2) == "logged"
-    own = live(pair.web2, "mylogs/site.log").read_text()
-    assert own
+    own = wait_until(live(pair.web2, "mylogs/site.log").read_text, "nginx writes its line, after the answer")
     for text in ("edit one", "edit two"):
         write_tree(pair.web1, ROOT, {PAGE: text})
         run = synced.sync()

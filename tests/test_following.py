@@ -120,6 +120,7 @@ def test_a_soak_ends_by_itself_unless_nginx_complains(pair: Pair) -> None:
         pair.write_config(sync=f"{QUIET}\nsoak = 1h")
         daemon.signal(signal.SIGHUP)
         daemon.wait_for("configuration taken")
+        daemon.wait_for(", hup]")  # a run that judged before the reload would take the page along
         reload(pair.web1)
         write(pair.web1, "html/page.html", "new")
         daemon.wait_for(" first (soak = 1h")

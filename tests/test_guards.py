@@ -253,12 +253,6 @@ def test_an_unknown_or_ambiguous_force_is_refused(code: str, hint: str) -> None:
     assert caught.value.exit_status == 2
 
 
-@pytest.mark.parametrize("code", ["standby"])
-def test_what_no_run_is_held_for_yet_is_not_forced_in_silence(code: str) -> None:
-    with pytest.raises(ConfigError, match=f"unknown reason '{code}'"):
-        apply_force((), [code])
-
-
 @pytest.mark.parametrize("code", NEVER_FORCED)
 def test_what_nobody_may_override(code: str) -> None:
     with pytest.raises(ConfigError, match=f"{code} cannot be overridden"):

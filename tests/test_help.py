@@ -18,6 +18,9 @@ from tests.hosts import PROJECT
 
 GOLDEN = Path(__file__).with_name("help")
 OURS = (
+    "keepalived",
+    "keepalived render",
+    "keepalived check",
     "peer",
     "peer install",
     "peer remove",
@@ -31,6 +34,8 @@ OURS = (
     "history",
     "pause",
     "resume",
+    "check-nginx",
+    "notify",
 )
 
 
@@ -64,11 +69,11 @@ def test_each_help_ends_with_an_example_and_the_exit_statuses(command: str) -> N
 
 
 def test_the_overview_names_every_command_once_and_no_other() -> None:
-    named = re.findall(r"^  ([a-z]+)  ", OVERVIEW, re.MULTILINE)
+    named = re.findall(r"^  ([a-z][a-z-]*)  ", OVERVIEW, re.MULTILINE)
     assert sorted(named) == sorted(COMMANDS)
     assert max(len(line) for line in OVERVIEW.splitlines()) <= 85
     for name, module in COMMANDS.items():
-        assert getattr(import_module(module), name).name == name
+        assert getattr(import_module(module), name.replace("-", "_")).name == name
 
 
 @pytest.mark.parametrize("asked", [["--help"], ["-h"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -83,6 +84,25 @@ def test_a_failing_command_tells_why(pair: Pair) -> None:
     with pytest.raises(AssertionError, match=r"web1: ls /nowhere exited 2\n.*cannot access"):
         pair.web1.run(["ls", "/nowhere"])
     assert pair.web1.run(["ls", "/nowhere"], check=False).returncode == 2
+
+
+@pytest.mark.parametrize(
+    "line", ["--help", "--nonsense", "status", "diff", "diff --json", "sync --peer web9", "history"]
+)
+def test_a_forked_command_is_the_command(pair: Pair, line: str) -> None:
+    """Exit status and what is written are those of the same command in an interpreter of its own."""
+    forked, own = (pair.ngxsync(*line.split(), **options) for options in ({}, {"env": {"OWN": "1"}}))
+    assert (forked.returncode, forked.stdout, forked.stderr) == (own.returncode, own.stdout, own.stderr)
+    assert forked.stdout + forked.stderr
+
+
+def test_a_forked_command_is_in_its_host_and_ends_with_its_time(pair: Pair) -> None:
+    assert json.loads(pair.ngxsync("check", "--json", host=pair.web2).stdout)["exit"] == 2, "web2 has no configuration"
+    with pytest.raises(subprocess.TimeoutExpired):
+        pair.ngxsync("run", timeout=2.0)
+    record = pair.web1.path("/var/lib/ngxsync/master/daemon.json")
+    number = json.loads(record.read_text())["pid"]
+    wait_until(lambda: number not in pair.web1.commands(), "the daemon ended with who waited for it")
 
 
 def test_a_vanished_host_answers_nothing(pair: Pair) -> None:

@@ -22,6 +22,7 @@ from tests.pair import ROOT, Pair, manifest_of, snapshot_inodes
 LINE = "30 03 * * *   /usr/bin/rsync -avzP --exclude=logs /usr/local/nginx 192.0.2.2:/usr/local &> /dev/null"
 WATCHED = ("/var/lib/ngxsync", "/usr/local/sbin", "/run", "/etc/systemd/system", "/root/.ssh", ROOT)
 CONFIG = "/etc/ngxsync/config.ini"
+MAILRC = "set from=web@example.com smtp=smtp.example.com smtp-auth-user=web@example.com smtp-auth-password=Secr3t\n"
 
 
 @pytest.fixture
@@ -57,10 +58,20 @@ def in_shell(pair: Pair, command: str) -> subprocess.CompletedProcess[str]:
 def test_the_line_of_the_tutorial_becomes_a_configuration_that_sync_runs_unchanged(cron_pair: Pair) -> None:
     pair = cron_pair
     pair.web1.path(f"{ROOT}/html/new.html").write_text("new")
-    done = pair.ngxsync("init", "--from-crontab", LINE)
+    pair.web1.path("/run/mail.rc").write_text(MAILRC)
+    done = pair.ngxsync("init", "--from-crontab", LINE, "--from-mail-rc", "/run/mail.rc")
     assert done.returncode == 0, done.stdout + done.stderr
     config = written(pair)
     (peer,) = config.peers
+    password = pair.web1.path("/etc/ngxsync/mail-password")
+    assert (config.mail.smtp_host, config.mail.user, str(config.mail.password_file)) == (
+        "smtp.example.com",
+        "web@example.com",
+        "/etc/ngxsync/mail-password",
+    )
+    assert (password.read_text(), stat.S_IMODE(password.stat().st_mode)) == ("Secr3t\n", 0o600)
+    assert "Secr3t" not in done.stdout + pair.web1.path(CONFIG).read_text()
+    assert "clear text" in done.stdout
     assert (config.nginx.root, config.sync.trees, config.sync.exclude) == (ROOT, (ROOT,), ("logs",))
     assert (config.sync.schedule, peer.name, peer.host, peer.port, peer.user) == (
         "30 03 * * *",

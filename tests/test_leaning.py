@@ -31,6 +31,8 @@ from ngxsync.agent.access import Account, Doors, Readers, allows, compiled_user
 from ngxsync.agent.directives import named_files, parse
 from ngxsync.core import judge_leans, judge_parity
 from ngxsync.core.checkup import FAILED, OK, WARNING, Check
+from ngxsync.core.config import load_config
+from ngxsync.core.excludes import is_own_by
 from tests.pair import ROOT, Pair
 
 DAY_S = 86400
@@ -315,6 +317,21 @@ def test_files_that_no_sync_carries(theirs: dict[str, Any], state: str, what: st
     (check,) = judge_leans.judge_outside("web2", ours, peer)
     assert (check.state, hint in check.hint) == (state, True)
     assert check.what.startswith(what)
+
+
+def test_what_a_person_excluded_is_to_differ_and_has_to_be_there() -> None:
+    text = "[nginx]\nroot = /t\n[sync]\nexclude = /conf/host.conf\n"
+    config = load_config(f"{text}[peer web2]\nhost = 192.0.2.2\nidentity = /k\nexclude = certs/\n", "c.ini")
+    is_own = is_own_by(config, config.peers[0])
+    paths = ["/t/conf/host.conf", "/t/conf/certs/key.pem"]
+    ours = facts(outside=[item(path) for path in paths])
+    (check,) = judge_leans.judge_outside("web2", ours, facts(outside=[item(p, sha256="b" * 64) for p in paths]), is_own)
+    told = "2, the same on both but /t/conf/certs/key.pem, /t/conf/host.conf, each host's own by `exclude`"
+    assert (check.state, check.what) == (OK, told)
+    lacking = facts(outside=[item(path, exists=False, sha256="") for path in paths])
+    assert [each.state for each in judge_leans.judge_outside("web2", ours, lacking, is_own)] == [FAILED]
+    paths = ["/t/conf/other.conf", "/t/conf/host.conf.d/a", "/etc/conf/host.conf"]
+    assert not any(map(is_own, paths))
 
 
 def test_why_no_sync_carries_it() -> None:

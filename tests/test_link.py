@@ -45,14 +45,14 @@ def main(arguments):
     print(json.dumps(answer))
     return 0
 """
-OF_PROTOCOL_1 = b"""
+OF_PROTOCOL_2 = b"""
 import json, sys
 
 def main(arguments):
     request = json.loads(sys.stdin.read())
-    said = {"what": "protocol 1 is spoken here, %s was asked" % request["protocol"], "where": "", "state": "", "next": ""}
-    wrong = {"ok": False, "code": "protocol", "message": said}
-    print(json.dumps({"ok": True, "spoken": 1} if request["protocol"] == 1 else wrong))
+    said = {"what": "protocol 2 is spoken here, %s was asked" % request["protocol"], "where": "", "state": "", "next": ""}
+    wrong = {"ok": False, "code": "protocol", "speaks": [1, 2], "message": said}
+    print(json.dumps({"ok": True, "spoken": 2} if request["protocol"] == 2 else wrong))
     return 0
 """
 BUNDLE = Bundle({"__main__.py": MAIN.encode(), "ngxsync_agent/__init__.py": b"", "ngxsync_agent/main.py": AGENT})
@@ -116,9 +116,10 @@ def test_an_installed_agent_answers_and_stays(link: Link, tmp_path: Path) -> Non
     assert os.readlink(tmp_path / "state/agent/current") == BUNDLE.hash
     for path in (tmp_path / "state", tmp_path / "state/agent", folder):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
-    assert sorted(os.listdir(folder.parent)) == sorted([BUNDLE.hash, "current"])
+    assert sorted(os.listdir(folder.parent)) == sorted([BUNDLE.hash, "current", "ngxsync-agent"])
     assert link.call("echo", {}, timeout_s=10)["file"] == first["file"]
-    command = [f"{folder.parent}/current/ngxsync-agent", "status"]
+    command = [f"{folder.parent}/ngxsync-agent", "status"]
+    assert not os.path.islink(command[0]), "keepalived would keep the path of this release"
     said = subprocess.run(command, input=b"not read", capture_output=True, check=True).stdout
     assert b'"verb": "status"' in said
 
@@ -161,17 +162,17 @@ def test_a_damaged_installation_is_made_anew(link: Link, tmp_path: Path) -> None
     (tmp_path / "state/agent" / BUNDLE.hash / "__main__.py").unlink()
     assert link.call("echo", {"echo": "y"}, timeout_s=10, install=True)["echo"] == "y"
     assert (tmp_path / "state/agent" / BUNDLE.hash / "__main__.py").read_text() == MAIN
-    assert sorted(os.listdir(tmp_path / "state/agent")) == sorted([BUNDLE.hash, "current"])
+    assert sorted(os.listdir(tmp_path / "state/agent")) == sorted([BUNDLE.hash, "current", "ngxsync-agent"])
 
 
 def test_an_older_agent_is_asked_again_in_its_own_protocol(
     make_link: MakeLink, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once: the number is remembered."""
-    files = {"__main__.py": MAIN.encode(), "ngxsync_agent/__init__.py": b"", "ngxsync_agent/main.py": OF_PROTOCOL_1}
+    files = {"__main__.py": MAIN.encode(), "ngxsync_agent/__init__.py": b"", "ngxsync_agent/main.py": OF_PROTOCOL_2}
     link = make_link(sshd, Bundle(files))
     request = {"protocol": PROTOCOL}
-    assert link.call("hello", request, timeout_s=10, install=True) == {"ok": True, "spoken": 1}
+    assert link.call("hello", request, timeout_s=10, install=True) == {"ok": True, "spoken": 2}
     asked: list[bytes] = []
     sending = send
 
@@ -180,8 +181,8 @@ def test_an_older_agent_is_asked_again_in_its_own_protocol(
         sending(channel, data, **more)
 
     monkeypatch.setattr("ngxsync.edges.link.send", noting)
-    assert link.call("hello", request, timeout_s=10) == {"ok": True, "spoken": 1}
-    assert asked == [b'{"protocol": 1}\n']
+    assert link.call("hello", request, timeout_s=10) == {"ok": True, "spoken": 2}
+    assert asked == [b'{"protocol": 2}\n']
 
 
 def test_a_refusal_of_the_agent_is_an_answer(link: Link) -> None:

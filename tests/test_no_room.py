@@ -34,6 +34,19 @@ def write_files(folder: Path, count: int) -> None:
         (folder / str(number)).write_bytes(os.urandom(MEGABYTE))
 
 
+def test_an_agent_that_finds_no_room(pair: Pair) -> None:
+    """It was lost there, and nothing of what was asked has begun."""
+    assert pair.ngxsync("sync").returncode == 0
+    pair.web2.run(["mount", "-t", "tmpfs", "-o", "size=60k", "none", "/var/lib/ngxsync"])
+    done = pair.ngxsync("sync")
+    assert done.returncode == 4
+    assert "the agent cannot be put there: No space left on device" in done.stderr
+    assert "now: web2 unchanged" in done.stderr
+    assert "next: on web2: df -h, df -i; is that file system mounted read-only?" in done.stderr
+    pair.web2.run(["umount", "/var/lib/ngxsync"])
+    assert pair.ngxsync("sync").returncode == 0
+
+
 @pytest.mark.usefixtures("disk")
 def test_a_transfer_that_finds_no_room(pair: Pair) -> None:
     before = free_on(pair)

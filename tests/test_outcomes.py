@@ -12,9 +12,13 @@ import pytest
 from ngxsync.agent.manifest import Entry, snapshot_id
 from ngxsync.core import model
 from ngxsync.core.config import PeerConfig, load_config
-from ngxsync.core.model import PeerResult, Projection, RunResult, Snapshot
+from ngxsync.core.errors import Held, Message
+from ngxsync.core.memory import PeerRecord
+from ngxsync.core.model import PeerResult, Plan, Projection, RunResult, Snapshot
+from ngxsync.core.standing import Standing
 from ngxsync.edges.state import MasterState
 from ngxsync.flow.interfaces import Named, Options, Prepared, Validation
+from ngxsync.flow.outcomes import failed
 from ngxsync.flow.pipeline import Pipeline
 
 NOBODY: Any = None  # no step of these asks a host
@@ -52,7 +56,13 @@ def test_a_run_over_no_peer_is_in_sync() -> None:
     assert (over().outcome, over().exit) == (model.IN_SYNC, 0)
 
 
-CONFIG = load_config("[nginx]\nroot = /tree\n[peer web2]\nhost = web2\nidentity = /key\n", "config.ini")
+def test_a_run_that_loses_the_vip_on_its_way_is_on_standby_and_no_failure_that_people_are_told() -> None:
+    found = failed("web2", Held(Message("web1 does not hold the VIP"), code="standby"), {}, Plan())
+    assert (found.outcome, found.code, found.exit) == ("standby", "standby", 8)
+
+
+CONFIG_TEXT = "[nginx]\nroot = /tree\n[peer web2]\nhost = web2\nidentity = /key\n"
+CONFIG = load_config(CONFIG_TEXT, "config.ini")
 PAGE = Entry("file", 0o644, "root", "root", 1, 2, "0" * 64)
 
 
@@ -78,6 +88,11 @@ class Here:
 
     def ask(self, _verb: str, _request: Mapping[str, Any]) -> dict[str, Any]:
         return {"ok": False}
+
+    def standing(self) -> Standing:
+        return Standing()
+
+    def received(self, _known: str) -> None: ...
 
 
 class There:
@@ -120,6 +135,17 @@ def failure(code: str, state: str = "unchanged", outcome: str = "failed") -> dic
     return {"ok": False, "outcome": outcome, "code": code, "message": message, **kept}
 
 
+def test_an_agent_too_old_to_say_whether_it_carries_the_vip_is_not_written_to(tmp_path: Path) -> None:
+    """Behind a gate it stays as it was installed, and would refuse nothing."""
+    config = load_config(f"{CONFIG_TEXT}[vrrp]\nvip = 192.0.2.100\n", "config.ini")
+    there = There([])
+    pipeline = Pipeline(config, Here(), {"web2": there}, MasterState(tmp_path, time.time), random_hex=lambda: "ab")
+    result = pipeline.run(Options(by_person=True))
+    assert (result.exit, result.code) == (8, "vip"), result
+    assert result.peers[0].message is not None
+    assert result.peers[0].message.next == "ngxsync peer install web2"
+
+
 DONE = {"ok": True, "outcome": "applied", "code": "", "generation": "g", "proven": True, "at": 1.0, "warnings": ["new"]}
 TOLD = ("a disk is slow", "/tree/page was edited meanwhile: the edit is kept in the store there")
 
@@ -151,6 +177,30 @@ def test_what_a_run_met_before_it_was_planned_anew_is_told(tmp_path: Path) -> No
     assert (result.outcome, result.warnings) == (model.APPLIED, (*TOLD, "new"))
 
 
+class Torn(Here):
+    """A pull here dies in the middle of its exchange, just before the trees are scanned for the third time."""
+
+    scans = mark = 0
+    is_half = False
+
+    def settle(self, wait_s: float) -> int:  # type: ignore[override]
+        self.mark += self.is_half
+        self.is_half = False
+        return self.mark
+
+    def scan(self, projection: Projection, *, full: bool) -> Snapshot:
+        self.scans += 1
+        self.is_half |= self.scans == 3
+        return Snapshot({"/tree/half": PAGE}, projection) if self.is_half else super().scan(projection, full=full)
+
+
+def test_what_a_run_here_left_half_done_is_not_sent_where_it_is_planned_anew(tmp_path: Path) -> None:
+    there = There([failure("peer-changed"), DONE])
+    state = MasterState(tmp_path / "master", time.time)
+    (result,) = Pipeline(CONFIG, Torn(), {"web2": there}, state, random_hex=lambda: "ab").run(Options()).peers
+    assert [change.path for change in result.changes] == ["/tree/page"]
+
+
 @pytest.mark.parametrize(
     ("state", "said"), [("unchanged", "web2 unchanged"), ("its old files are back", "web2: its old files are back")]
 )
@@ -158,3 +208,45 @@ def test_a_failure_says_what_the_peer_is_like_now(tmp_path: Path, state: str, sa
     message = synced(tmp_path, failure("disk", state)).message
     assert message is not None
     assert message.state == said
+
+
+class Late(There):
+    """A run whose connection was cut waits there for a lock while it is asked for; it is accepted before this call."""
+
+    def __init__(self, begins_before: str) -> None:
+        super().__init__([DONE])
+        self.begins_before = begins_before
+        self.accepted: dict[str, Any] | None = None
+
+    def call(self, verb: str, request: dict[str, Any], **options: Any) -> dict[str, Any]:
+        if verb == self.begins_before and self.accepted is None:
+            marks = {"run": LATE, "generation": "g1", "id": snapshot_id({}, request["projection"]), "kind": "sync"}
+            self.accepted = {
+                **marks,
+                "written_by": "web1",
+                "projection": request["projection"],
+                "at": 1.0,
+                "proven": True,
+            }
+        if verb == "show" and self.accepted is not None:
+            return {"ok": True, "state": "done", "answer": {**self.accepted, "ok": True}}
+        if verb == "transact" and request["generation"] != (self.accepted or {}).get("generation"):
+            return {"problems": [], "id": request["id"], **failure("generation", outcome="held")}
+        answer = super().call(verb, request, **options)
+        if verb == "scan":
+            is_known = request["generation"] == (self.accepted or {}).get("generation")
+            answer.update(accepted=self.accepted, base_manifest={} if is_known and request["want_base"] else None)
+        return answer
+
+
+LATE = "00000001-ab"
+
+
+@pytest.mark.parametrize("begins_before", ["scan", "transact"])
+def test_a_run_of_its_own_that_begins_late_is_no_other_masters(tmp_path: Path, begins_before: str) -> None:
+    """Else what this host wrote itself would hold it until a person decides."""
+    state = MasterState(tmp_path / "master", time.time)
+    state.save_peer(PeerRecord("web2", generation="g0", open_run=LATE))
+    pipeline = Pipeline(CONFIG, Here(), {"web2": Late(begins_before)}, state, random_hex=lambda: "ab")
+    (result,) = pipeline.run(Options()).peers
+    assert (result.outcome, result.code) == (model.APPLIED, ""), result

@@ -533,8 +533,9 @@ def test_a_place_for_keys_that_is_not_to_be_trusted_is_left_alone(home: Pair, fa
 def test_no_room_for_the_agent_is_said_as_the_system_says_it(door: Pair) -> None:
     door.web2.run(["mount", "-t", "tmpfs", "-o", "size=100k,mode=700", "tmpfs", STATE])
     done = install(door, "--yes", status=4)
-    assert "an answer: OSError: [Errno 28] No space left on device\n" in done.stderr
-    assert "next: mend that on web2; the same command again" in done.stderr
+    assert f"{STATE}: the agent cannot be put there: No space left on device\n" in done.stderr
+    assert "now: web2 unchanged\n" in done.stderr
+    assert "next: on web2: df -h, df -i" in done.stderr
     assert "Traceback" not in done.stderr
     assert 'File "' not in done.stderr
     door.web2.run(["umount", STATE])
@@ -756,6 +757,22 @@ def test_nothing_is_removed_under_an_open_run(installed: Pair) -> None:
     assert snapshot_inodes(installed.web2, f"{STATE}/agent", "/root/.ssh") == before
     journal.unlink()
     remove(installed, "--purge", "--yes")
+
+
+def test_the_agent_stays_while_keepalived_calls_it(installed: Pair) -> None:
+    """Without it the check would fail, and move the VIP."""
+    folder = installed.web2.path("/etc/keepalived")
+    folder.mkdir(exist_ok=True)
+    conf = folder / "keepalived.conf"
+    conf.write_text('# ngxsync-agent\nvrrp_script c {\n    script "/usr/local/sbin/ngxsync-agent check-nginx"\n}\n')
+    for dry in (["--dry-run"], ["--yes"]):
+        done = remove(installed, *dry, status=4)
+        assert "/etc/keepalived/keepalived.conf:3" in done.stderr
+        assert "keepalived here calls ngxsync-agent" in done.stderr
+    assert policy(installed).exists()
+    conf.write_text("# ngxsync-agent\n")
+    remove(installed, "--yes")
+    conf.unlink()
 
 
 def test_nothing_is_removed_under_a_run_at_work(installed: Pair) -> None:

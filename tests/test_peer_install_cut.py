@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ngxsync.agent.manifest import PROTOCOL
 from tests.agent import STATE, agent_argv
 from tests.door import policy_path
 from tests.host import Host, wait_until
@@ -47,7 +48,7 @@ def reset(host: Host) -> None:
 def request() -> str:
     policy = {"trees": [ROOT], "nginx": {}}
     asked = {"state_dir": STATE, "user": "deploy", "key": KEY, "comment": "ngxsync of web1", "agent": "x"}
-    return json.dumps({**asked, "protocol": 1, "policy": policy})
+    return json.dumps({**asked, "protocol": PROTOCOL, "policy": policy})
 
 
 def is_killed(host: Host, call: str, number: int, verb: str = "install", asked: str = "") -> bool:

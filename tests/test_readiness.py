@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngxsync.agent.manifest import Entry
+from ngxsync.core.carrying import Carrying
 from ngxsync.core.checkup import FAILED, OK, WARNING, Check
 from ngxsync.core.look import Look, Nginx, Seen, joined, look_from_json, unreachable
 from ngxsync.core.memory import PeerRecord, record_from_json, record_to_json
@@ -375,8 +376,15 @@ def test_the_json_keeps_its_keys() -> None:
         "reasons",
         "warnings",
         "ages",
+        "vrrp",
     ]
     assert list(peer) == keys
+    both = (Carrying("web1", 99.0, "master", ("192.0.2.100",), 90.0, 7), Carrying("web2", 99.0, "backup"))
+    (whole,) = json_verdicts([Verdict("web1", "web2", replace(READY, vrrp=both))], 100.0)["peers"]
+    assert [(each["host"], each["role"], each["since"], each["keepalived"]) for each in whole["vrrp"]] == [
+        ("web1", "master", 90.0, 7),
+        ("web2", "backup", None, 0),
+    ]
     assert peer["reasons"][0] == {
         "code": "nginx-down",
         "what": "nginx does not run",

@@ -197,6 +197,7 @@ def test_the_json_of_status_keeps_its_keys() -> None:
         "now",
         "next_fires",
         "notes",
+        "vrrp",
     ]
     assert list(found["peers"][0])[:7] == PEER_KEYS
     assert list(found["peers"][0])[7:] == [

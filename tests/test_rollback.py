@@ -489,6 +489,14 @@ def test_several_peers_each_by_itself() -> None:
             assert trio.ngxsync("sync", "--yes").returncode == 0
         alone = rollback(trio, "--peer", "web3")
         assert (alone.exit, served(trio.web2), served(trio.web3)) == (0, "two", "one"), alone
+        assert trio.ngxsync("pause", "a look").returncode == 0
+        told = trio.ngxsync("sync").stderr
+        assert all(f"`ngxsync sync --peer {name} --force paused`" in told for name in ("web2", "web3")), told
+        assert trio.ngxsync("resume").returncode == 0
+        for host in (trio.web1, trio.web3):
+            write_tree(host, ROOT, {"html/index.html": f"edited on {host.name}"})
+        pull = trio.ngxsync("pull", "--peer", "web3", "--yes")
+        assert (pull.returncode, "ngxsync pull --peer web3 " in pull.stderr) == (8, True), pull
         trio.web3.run(["kill", str(trio.web3.sshd_pid())])
         both = rollback(trio, "1")
         outcomes = {peer["name"]: peer["outcome"] for peer in both.data["peers"]}

@@ -24,6 +24,16 @@ from tests.resident import STATE, are_equal, served, site
 from tests.test_cuts import PROBE, Probe
 
 UNIT = "ngxsync.service"
+# nobody listens there: what matters is that the unit's limits let it be tried
+TOLD = f"""
+[mail]
+to = admin@example.org
+smtp_port = 9
+security = none
+
+[ngxsync]
+on_event = cat >{STATE}/told
+"""
 # quicker than the unit, so that the test need not wait for minutes
 DROP_IN = "[Service]\nRestartSec=100ms\nWatchdogSec=6s\n"
 PROGRAM = """\
@@ -123,6 +133,8 @@ def service(running: Service) -> Service:
         assert "web2" in done.stdout
         running.web1.systemctl("enable", "--now", UNIT)
     running.wait_until_served("start")
+    # while nginx reloads, workers of before answer too, and "start" may be theirs: of the state before the last test's
+    wait_until(lambda: are_equal(running.pair), "and its run is concluded")
     return running
 
 
@@ -146,12 +158,20 @@ def test_it_reaches_active_and_does_its_job(service: Service) -> None:
 
 
 def test_a_broken_edit_is_refused_here_and_one_that_only_the_peer_refuses_there(service: Service) -> None:
+    service.pair.write_config(more=TOLD)
+    service.web1.systemctl("reload", UNIT)
     before, seen = manifest_of(service.web2), len(service.entries())
     broken = f"{ROOT}/conf/vhosts/broken.conf"
 
     write_tree(service.web1, ROOT, {"conf/vhosts/broken.conf": "server {\n    listen 81;\n    nonsense on;\n}\n"})
     entry = service.wait_for("refused", seen)
     assert f"{broken}:3: unknown directive" in entry["MESSAGE"]
+    told = service.web1.path(f"{STATE}/told")
+    wait_until(
+        lambda: told.exists() and told.read_text().endswith("\n"), "the command of on_event ran within the limits"
+    )
+    assert (json.loads(told.read_text())["word"], json.loads(told.read_text())["peer"]) == ("refused", "")
+    assert "Connection refused" in service.wait_for("the mail is kept", seen)["MESSAGE"]
     assert entry["PRIORITY"] == "3"
 
     seen = len(service.entries())

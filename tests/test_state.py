@@ -41,6 +41,10 @@ FULL = PeerRecord(
     last_run_at=4.5,
     last_outcome="refused",
     last_exit=5,
+    tenure="0123",
+    peer_tenure="4567",
+    received="00000005-ef",
+    pulled={**MANIFEST, "/t/gone": None},
 )
 
 

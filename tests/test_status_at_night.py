@@ -16,7 +16,7 @@ from ngxsync.agent.running import NOTHING
 from ngxsync.agent.statuslines import age, shown, status_lines
 from tests.agent import STATE, Agent, agent_argv
 from tests.hosts import Host, wait_until
-from tests.moments import stop_at
+from tests.moments import kill_run, stop_at
 from tests.pair import ROOT, Pair
 from tests.test_agent_main import installed
 
@@ -48,6 +48,13 @@ FINE: dict[str, Any] = {
     "recovery_unit": "installed",
     "recovery_result": "success",
     "history": {"folder": "/var/lib/ngxsync/peer", "runs": 12},
+}
+IN_VRRP = {
+    "carried": [],
+    "tenure": "",
+    "since": None,
+    "told": {"role": "backup", "since": NOW - 3600},
+    "keepalived": 12,
 }
 OPEN = {"run": "00000011-0badcafe", "phase": "open", "since": NOW - 120}
 STATES: dict[str, dict[str, Any]] = {
@@ -84,6 +91,11 @@ STATES: dict[str, dict[str, Any]] = {
         "accepted": {**RECORD, "kind": "pull", "proven": False},
         "edited": {"count": 1, "paths": [f"{ROOT}/html/a.html"], "unread": []},
     },
+    "serving": {
+        "edited": {"count": 1, "paths": [f"{ROOT}/html/a.html"], "unread": []},
+        "vrrp": {**IN_VRRP, "carried": ["192.0.2.100"], "tenure": "t", "since": NOW - 1800},
+    },
+    "in-fault": {"vrrp": {**IN_VRRP, "told": {"role": "fault", "since": NOW - 60}, "keepalived": 0}},
     "rolled-back": {"accepted": {**RECORD, "kind": "rollback", "restores": "00000003-0badcafe"}},
 }
 COMMAND = ("/usr/bin/python3", "-I", "-S", f"{STATE}/agent/current")  # what /usr/local/sbin/ngxsync-agent runs
@@ -221,7 +233,7 @@ def test_a_run_at_work_and_then_interrupted(agent: Agent) -> None:
     )
     found = night(host)
     assert found["word"] == "busy", found["text"]
-    host.run(["kill", "-KILL", *(str(pid) for pid, line in host.commands().items() if " transact" in line)])
+    kill_run(host)
     with process:
         process.wait(30)
     found = night(host)

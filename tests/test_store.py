@@ -333,3 +333,16 @@ def test_a_mount_below_the_tree_has_its_own_folder(agent: Agent) -> None:
     assert os.listdir(live(agent.host, "html/mounted/.ngxsync")) == []
     assert left_behind(agent.host) == []
     assert planned(request) != before
+
+
+def test_a_host_that_is_promoted_while_its_first_run_is_at_work_is_not_taken_over(pair: Pair) -> None:
+    """It has no record that could be another one than the run has seen; its mark is."""
+    agent = Agent(pair.web2)
+    request = {**agent.plan({"html/new.html": "of web1"}), "seen": None}
+    assert agent.call("promote", written_by="web2")["ok"]
+    answer = agent.transact(request)
+    assert (answer["ok"], answer["code"]) == (False, "peer-changed"), answer
+    assert agent.scan()["accepted"]["kind"] == "promote"
+    seen = agent.scan()["accepted"]["generation"]  # by a person's sync, who was told
+    answer = agent.transact({**agent.plan({"html/new.html": "of web1"}), "seen": seen})
+    assert (answer["ok"], answer["outcome"]) == (True, "applied"), answer

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from ngxsync.agent import sudorule
 from ngxsync.agent.answers import Failure
+from ngxsync.agent.door import _sudo_step
 from tests.host import Host
 from tests.pair import Pair
 
@@ -55,6 +60,38 @@ def put(host: Host, text: str) -> None:
 def may(host: Host, user: str, argv: list[str]) -> bool:
     """Whether sudo would let the user run exactly this as root, without a password."""
     return host.run(["sudo", "-n", "-l", "-U", user, *argv], check=False).returncode == 0
+
+
+def test_of_two_that_are_put_there_at_once_none_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two administrators, each at a master of his own; while a third takes away what was there before."""
+    monkeypatch.setattr(sudorule, "PATH", str(tmp_path / "ngxsync"))
+    monkeypatch.setattr(sudorule, "UNFINISHED", str(tmp_path / ".ngxsync.new"))
+    gates = [gate(STATE, digit * 64) for digit in "123456"]
+    sudorule.change(lambda text: sudorule.with_rule(text, "deploy", 1001, gates[0]))
+
+    def put_there(argv: list[str]) -> None:
+        sudorule.change(lambda text: sudorule.with_rule(text, "deploy", 1001, argv))
+
+    threads = [threading.Thread(target=put_there, args=(argv,)) for argv in gates[1:]]
+    threads.append(
+        threading.Thread(target=lambda: sudorule.change(lambda text: sudorule.without_rule(text, 1001, {gates[0][-1]})))
+    )
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sudorule.commands_in(sudorule.rules_in(sudorule.read())[1001]) == gates[1:]
+
+
+def test_two_doors_that_are_planned_at_once_both_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sudorule, "PATH", str(tmp_path / "ngxsync"))
+    monkeypatch.setattr(sudorule, "UNFINISHED", str(tmp_path / ".ngxsync.new"))
+    account = SimpleNamespace(pw_uid=1001)
+    doors: list[Any] = [SimpleNamespace(user="deploy", account=account, gate=gate(STATE, key)) for key in (ONE, TWO)]
+    for step in [_sudo_step(door) for door in doors]:
+        assert step.work is not None
+        step.work()
+    assert sudorule.commands_in(sudorule.rules_in(sudorule.read())[1001]) == [door.gate for door in doors]
 
 
 def test_exactly_the_one_command_line_is_allowed(host: Host) -> None:

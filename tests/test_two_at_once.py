@@ -231,7 +231,9 @@ def test_two_masters_on_one_host_have_their_own_memory_and_one_peer(trio: Pair) 
     both = [begun(trio.web1, *force), begun(trio.web1, *force, "--config", "/etc/ngxsync/other.ini")]
     for process in both:
         status, said = ended(process)
-        assert status in (0, 4, 8), said
+        assert status in (0, 4, 5, 8), (
+            said
+        )  # 5: with a record each they have no lock in common, and one tests while the other replaces
     assert trio.ngxsync("sync", *force).returncode == 0
     assert manifest_of(trio.web1) == manifest_of(trio.web2)
     assert trio.web2.path(f"{ROOT}/{SITE}").exists()

@@ -208,6 +208,18 @@ def test_a_replaced_root_is_told_at_once_and_then_watched(scene: Scene, loss: st
     assert scene.wakes(lambda: shell(scene, "echo x > new.conf"))
 
 
+def test_a_root_made_again_is_told_by_its_parent_alone(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have the inode of the old one (ext4), whose thread on a busy machine has yet to end."""
+    monkeypatch.setattr(scene.watcher._observer, "is_alive", lambda: True)
+    same = watch._identity(scene.tree)
+    monkeypatch.setattr(watch, "_identity", lambda _root: same)
+    scene.forget()
+    LOSSES["deleted and made again"](scene)
+    scene.woken.wait_for(RESCAN)
+    assert not scene.watcher.check()
+    assert scene.wakes(lambda: shell(scene, "echo x > new.conf"))
+
+
 def test_what_happens_in_a_root_that_was_renamed_away_does_not_wake(scene: Scene) -> None:
     old = scene.tree.rename(scene.folder / "old")
     scene.tree.mkdir()

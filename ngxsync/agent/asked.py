@@ -3,6 +3,7 @@
 Types, ranges and the form of paths; whether a path lies in the trees, or a plan makes sense, is for the verbs to say.
 """
 
+import ipaddress
 import math
 import os
 import re
@@ -28,6 +29,8 @@ NEEDED = {
     "status": ["state_dir"],
     "validate": ["nginx"],
     "which": ["nginx"],
+    "promote": ["state_dir", "written_by"],
+    "vrrp": ["salt"],
 }
 
 
@@ -107,6 +110,11 @@ def _is_rule(regex: str, excluded: bool) -> bool:
     return True
 
 
+def _is_address(value: str) -> bool:
+    ipaddress.ip_address(value)
+    return True
+
+
 def _nginx(value: Any) -> bool:
     names = ("root", "conf", "binary", "reload", "rehearse", "probe")
     times = [value[name] for name in ("prove_timeout_s", "test_timeout_s", "idle_timeout_s") if name in value]
@@ -143,8 +151,12 @@ FIELDS: Dict[str, Callable[[Any], bool]] = {
     "force": _texts,
     "written_by": _text,
     "generation": lambda value: value is None or isinstance(value, str),
+    "seen": lambda value: value is None or isinstance(value, str),
     "wait_s": _seconds,
     "keep": _keep,
     "pull": lambda value: isinstance(value, bool),
+    "salt": lambda value: _text(value) and re.match(r"[0-9a-f]{16,64}\Z", value) is not None,
+    "partners": lambda value: _texts(value) and len(value) < 64 and all(_is_address(each) for each in value),
+    "vips": lambda value: _texts(value) and all(len(each) < 64 for each in value),
     "offset": lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63,
 }

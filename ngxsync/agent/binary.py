@@ -45,4 +45,4 @@ def find_binary(settings: Dict[str, Any]) -> str:
         path = os.path.join(folder, "nginx")
         if os.access(path, os.X_OK) and os.path.isfile(path):
             return path
-    raise FileNotFoundError("no nginx in %s" % ":".join(folders))
+    raise FileNotFoundError("no nginx that can be executed in %s" % ":".join(folders))

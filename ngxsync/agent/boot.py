@@ -18,6 +18,31 @@ COMMAND = "ngxsync-agent"
 STANDARD_STATE = "/var/lib/ngxsync"  # only there is the host's own command linked: a trial or a test has none
 COMMAND_LINK = "/usr/local/sbin/" + COMMAND
 
+# For people and keepalived, who send no request: over ssh their standard input stays open, and nobody would write to it.
+# check-nginx says 100 and 101 here, not 0 and 1, which a spoilt interpreter or file says too: any nginx counts as alive then.
+SCRIPT = """\
+#!/bin/sh
+LC_ALL=C.UTF-8
+export LC_ALL
+[ "$1" = check-nginx ] || exec AGENT "$@" </dev/null
+NGXSYNC_SAYS=100 AGENT "$@" </dev/null
+status=$?
+case $status in
+    100) exit 0 ;;
+    101) exit 1 ;;
+esac
+for title in /proc/[0-9]*/cmdline; do
+    { read -r line <"$title"; } 2>/dev/null || :
+    case $line in
+        "nginx: master process"*)
+            echo "check-nginx: a fault of ngxsync (status $status); an nginx lives here" >&2
+            exit 0
+            ;;
+    esac
+done
+exit 1
+"""
+
 
 def read(count: int) -> bytes:
     """Where nothing comes for WAIT_S this process ends by SIGALRM: a caller whose host has vanished never says so."""
@@ -78,12 +103,7 @@ def install(state: str, name: str, files: Dict[str, str]) -> str:
         os.makedirs(path, mode=0o700, exist_ok=True)
     final = os.path.join(agents, name)
     current = os.path.join(agents, "current")
-    # for people, who send no request: over ssh their standard input stays open, and nobody would write to it
-    script = '#!/bin/sh\nexec env LC_ALL=C.UTF-8 %s -I -S %s "$@" </dev/null\n' % (
-        quoted(sys.executable),
-        quoted(current),
-    )
-    files = dict(files, **{COMMAND: script})
+    script = SCRIPT.replace("AGENT", "%s -I -S %s" % (quoted(sys.executable), quoted(current)))
     temporary = tempfile.mkdtemp(prefix=".new-", dir=agents)
     try:
         fill(temporary, files)
@@ -97,6 +117,7 @@ def install(state: str, name: str, files: Dict[str, str]) -> str:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     link(name, current)
+    put_command(agents, script)
     sync_folder(agents)
     if (
         os.getuid() == 0
@@ -104,8 +125,19 @@ def install(state: str, name: str, files: Dict[str, str]) -> str:
         and (os.path.islink(COMMAND_LINK) or not os.path.lexists(COMMAND_LINK))
     ):
         os.makedirs(os.path.dirname(COMMAND_LINK), exist_ok=True)
-        link(os.path.join(current, COMMAND), COMMAND_LINK)
+        link(os.path.join(agents, COMMAND), COMMAND_LINK)
     return final
+
+
+def put_command(agents: str, script: str) -> None:
+    """What COMMAND_LINK leads to: keepalived keeps the path behind links that it was started with, and a release's folder goes."""
+    path = os.path.join(agents, COMMAND)
+    temporary = tempfile.mkdtemp(prefix=".new-", dir=agents)
+    try:
+        fill(temporary, {COMMAND: script})
+        os.rename(os.path.join(temporary, COMMAND), path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def quoted(text: str) -> str:
@@ -129,12 +161,29 @@ def run_once(files: Dict[str, str], arguments: List[str]) -> int:
     return status if status >= 0 else 128 - status
 
 
+def say_failure(error: OSError, state: str) -> None:
+    """As an answer of the agent's, which is not there: nothing of what was asked has begun."""
+    host = os.uname().nodename
+    message = {
+        "what": "the agent cannot be put there: %s" % (error.strerror or error),
+        "where": error.filename or state,
+        "state": "unchanged",
+        "next": "on %s: df -h, df -i; is that file system mounted read-only?" % host,
+    }
+    sys.stdout.write("\n" + json.dumps({"ok": False, "code": "disk", "message": message}) + "\n")
+    sys.stdout.flush()
+
+
 def boot(mode: str, state: str, name: str, length: str, *arguments: str) -> int:
     os.umask(0o077)  # also for what Python compiles there
     files = json.loads(read(int(length)).decode("utf-8"))
-    if mode == "temporary":
-        return run_once(files, list(arguments))
-    folder = install(state, name, files)
+    try:
+        if mode == "temporary":
+            return run_once(files, list(arguments))
+        folder = install(state, name, files)
+    except OSError as error:
+        say_failure(error, state)
+        return 0
     return os.execv(sys.executable, [sys.executable, "-I", "-S", folder] + list(arguments))
 
 

@@ -6,6 +6,7 @@ Within one boot no more time has passed than the machine has been up since the f
 import contextlib
 from typing import Optional
 
+from .known import boot_id
 from .store import Damaged, Store
 from .trees import first_line
 
@@ -14,7 +15,7 @@ RECORD = "clock.json"
 
 def latest_now(store: Store, now: float) -> float:
     """`now` (seconds since the epoch), or less where the clock went ahead by more than passed since this boot's first look."""
-    boot, uptime = first_line("/proc/sys/kernel/random/boot_id"), _uptime()
+    boot, uptime = boot_id(), _uptime()
     if not boot or uptime is None:
         return now
     try:

@@ -186,11 +186,15 @@ def _install_unit(state: str) -> None:
 
 def _sudo_step(door: Door) -> Step:
     before = sudorule.read()
-    after = sudorule.with_rule(before, door.user, door.account.pw_uid, door.gate)
+
+    def edit(text: str) -> str:
+        return sudorule.with_rule(text, door.user, door.account.pw_uid, door.gate)
+
+    after = edit(before)
     if shutil.which("sudo", path=SBIN) is None:
         raise Failure("sudo", "%s is not root, and there is no sudo here" % door.user, next="install sudo there")
     told = "%s: %s may start the gate as root, and nothing else" % (sudorule.PATH, door.user)
-    return Step("sudo", told, None if before == after else lambda: sudorule.write(after))
+    return Step("sudo", told, None if before == after else lambda: sudorule.change(edit))
 
 
 def _key_steps(door: Door, comment: str) -> List[Step]:

@@ -9,7 +9,7 @@ import stat
 import subprocess
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import access, certificates, hostnames, journal, leaning, running, surroundings, unit
+from . import access, certificates, hostnames, journal, leaning, running, sharedfile, surroundings, unit, vrrp
 from .addresses import own_addresses
 from .answers import Failure
 from .asread import place_of
@@ -52,6 +52,10 @@ def facts(request: Answer) -> Answer:
         "lock": store.holder("transaction"),
         "accepted": store.accepted(),
         "missing_users": missing_names(request.get("users", []), request.get("groups", [])),
+        "vrrp": vrrp.state(request["vips"], request["state_dir"]) if request.get("vips") else None,
+        "config": sharedfile.marks()
+        if request.get("rehearse", True)
+        else None,  # `ready` looks often, and needs neither
         "rehearsal": _try_rehearsal(request["nginx"]) if request.get("rehearse", True) else None,
     }
 

@@ -12,7 +12,7 @@ from .manifest import is_clean, tree_of
 from .staged import Staged
 from .store import RUN_NAME
 
-VERBS = ("hello", "scan", "stage", "show", "facts", "probe", "transact", "recover", "status", "history")
+VERBS = ("hello", "scan", "stage", "show", "facts", "probe", "transact", "recover", "status", "history", "vrrp")
 
 LONGEST = 8192  # bytes of a command: a path has 4096 at most
 TIMES = ("prove_timeout_s", "test_timeout_s", "idle_timeout_s")  # of `nginx`
@@ -197,7 +197,7 @@ FIELDS: Dict[str, Callable[[Any, Dict[str, Any]], Any]] = {
     "keep": _keep,
 }
 FREE = (
-    "protocol full generation want_base users groups written_by first_contact adopt force changes base delta id reload"
-    " wait_for_go manifest kind restores taken_back pull offset rehearse"
+    "protocol full generation want_base users groups written_by first_contact adopt seen force changes base delta id reload"
+    " wait_for_go vips manifest kind restores taken_back pull offset rehearse salt partners"
 )
 FIELDS.update(dict.fromkeys(FREE.split(), _free))

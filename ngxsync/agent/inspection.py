@@ -24,18 +24,27 @@ Answer = Dict[str, Any]
 SHOW_LIMIT = 4 << 20
 HELP = """\
 usage: ngxsync-agent [status | recover] [--json]
+       ngxsync-agent check-nginx [--root R] [--conf C] [--binary B] [--url U] [--interval S]
+       ngxsync-agent notify [--vip A,B] TYPE NAME STATE PRIORITY | [--vip A,B] --fifo PATH
 
 For the person who logs in on this host, a peer of ngxsync, whether its master lives or not.
 
   status   one word, whether this host may serve, why, and one thing to do; changes nothing
   recover  finishes or undoes a run that was interrupted; safe at any time, and twice
 
+For keepalived (`ngxsync keepalived render` writes both lines).
+
+  check-nginx  for vrrp_script: does nginx live, and does the URL answer? starts it where it is
+               dead, at most three times in ten minutes, never over a configuration that fails
+  notify       for notify, or for vrrp_notify_fifo_script with --fifo: tells the change of state;
+               on a new master nginx is started, or reads what it has not read yet
+
 Example:
   ngxsync-agent status --json
 
 Exit statuses:
-  0  it is said what is true (status); nothing is left open (recover)
-  1  that was not possible, and the message says why
+  0  it is said what is true (status); nothing is left open (recover); nginx lives (check-nginx)
+  1  that was not possible, and the message says why; nginx fails (check-nginx)
   2  usage
   7  the undo itself failed: a person is needed, and the message says what to do
 """

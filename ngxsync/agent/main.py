@@ -16,7 +16,8 @@ from .manifest import PROTOCOL, RELEASE, SPEAKS
 from .store import Busy, Damaged, Store
 
 BY_HAND = ("status", "recover")
-READING = ("hello", "scan", "show", "facts", "probe", "history", "status")  # verbs that change nothing
+ENTRIES = {"check-nginx": ("liveness", "check"), "notify": ("notice", "main")}  # keepalived's, with arguments
+READING = ("hello", "scan", "show", "facts", "probe", "history", "status", "vrrp")  # verbs that change nothing
 READING_S = 600  # longer than any caller waits for one of these
 WAIT_S = 60  # for more of a request to come, or of an answer to go; the master keeps an interpreter warm for less
 CHUNK = 1 << 16
@@ -40,6 +41,8 @@ VERBS = {
     "status": ("status", "status"),
     "install": ("door", "install"),
     "uninstall": ("removal", "uninstall"),
+    "promote": ("promotion", "promote"),
+    "vrrp": ("vrrpfacts", "vrrp"),
 }
 
 
@@ -54,7 +57,7 @@ def work_of(verb: str) -> Callable[[Answer], Answer]:
 
 
 def main(argv: List[str]) -> int:
-    """`VERB` with a request on standard input; `status` and `recover` also by hand, without one."""
+    """`VERB` with a request on standard input; `status` and `recover` also by hand; for keepalived what has no request."""
     os.umask(0o077)
     gc.disable()  # this process ends with its answer: a search for cycles in a manifest takes longer than to read it
     verb = argv[0] if argv else "status"
@@ -62,6 +65,9 @@ def main(argv: List[str]) -> int:
         from . import gate
 
         return gate.main("".join(argv[1:2]))
+    if verb in ENTRIES:
+        module, name = ENTRIES[verb]
+        return int(getattr(importlib.import_module("." + module, __package__), name)(argv[1:]))
     if verb in ("-h", "--help"):
         from . import inspection
 

@@ -19,7 +19,8 @@ NGINX_ERRORS = (OSError, ValueError, subprocess.SubprocessError)  # of find_ngin
 SETTLE_S = 1.0  # a child just forked still has its parent's title
 POLL_S = 0.003
 
-# `exe` is "" where the agent's user may not look; `args` are the options of the title that a test is called with
+# `exe` is "" where the agent's user may not look; `args` are the options of the title that a test is called with; `program` is ""
+# where the title is cut off, and tells none of that
 Running = NamedTuple("Running", [("pid", int), ("start", int), ("exe", str), ("program", str), ("args", List[str])])
 Nginx = NamedTuple(
     "Nginx",
@@ -62,11 +63,16 @@ def parse_title(title: bytes) -> Tuple[str, List[str]]:
     """
     words = os.fsdecode(title[len(MASTER_TITLE) :])
     program, _, rest = words.partition(" -")
+    return program.strip(), arguments_of("-" + rest if rest else "")
+
+
+def arguments_of(text: str) -> List[str]:
+    """-p, -c, -g and -e with their values, of options whose quoting is lost."""
     args: List[str] = []
-    for option, value in re.findall(r"-([a-zA-Z])\s*(.*?)(?=\s+-[a-zA-Z](?:\s|$)|$)", "-" + rest if rest else ""):
+    for option, value in re.findall(r"-([a-zA-Z])\s*(.*?)(?=\s+-[a-zA-Z](?:\s|$)|$)", text):
         if option in "pcge" and value:
             args += ["-" + option, value]
-    return program.strip(), args
+    return args
 
 
 def value_of(args: List[str], option: str) -> str:
@@ -75,11 +81,11 @@ def value_of(args: List[str], option: str) -> str:
 
 def find_nginx(settings: Dict[str, Any]) -> Nginx:
     """The nginx of a request's settings. Raises OSError or subprocess.SubprocessError where none can be run."""
-    found = _candidates(settings["conf"])
+    found = main_processes(settings["conf"])
     running = found[0] if found else _named_by_pid_file(settings)
     program, build = _program(settings, running)
     args = running.args if running in found and running is not None else _arguments(settings, build)
-    prefix, conf = _places(args, build)
+    prefix, conf = places_of(args, build)
     pid_file = pid_path(conf, prefix, build, args)
     single = 0 if running else _single(pid_file, build)
     return Nginx(build, program, args, conf, prefix, running, _problem(found, running, conf, pid_file), single)
@@ -126,12 +132,12 @@ def _program(settings: Dict[str, Any], running: Optional[Running]) -> Tuple[str,
 
 def _arguments(settings: Dict[str, Any], build: Build) -> List[str]:
     """-p and -c only where the build does not already give them: Debian's prefix is not its configuration's folder."""
-    if os.path.realpath(_places([], build)[1]) == os.path.realpath(settings["conf"]):
+    if os.path.realpath(places_of([], build)[1]) == os.path.realpath(settings["conf"]):
         return []
     return ["-p", settings["root"], "-c", settings["conf"]]
 
 
-def _places(args: List[str], build: Build) -> Tuple[str, str]:
+def places_of(args: List[str], build: Build) -> Tuple[str, str]:
     """(prefix, main configuration file) of an nginx of this build called with these options."""
     prefix = value_of(args, "-p").rstrip("/") or build.prefix
     return prefix, os.path.join(prefix, value_of(args, "-c") or build.conf_path)
@@ -166,7 +172,7 @@ def pid_path(conf: str, prefix: str, build: Build, args: List[str]) -> str:
     return os.path.join(prefix, named[0] if named else build.pid_path)
 
 
-def _read_pid(path: str) -> int:
+def read_pid(path: str) -> int:
     try:
         with open(path) as stream:
             return int(stream.read().strip() or "0")
@@ -178,8 +184,8 @@ def _named_by_pid_file(settings: Dict[str, Any]) -> Optional[Running]:
     """A main process whose title does not tell its configuration (cut off, or a wrapper's): then the pid file does."""
     _, build = _program(settings, None)
     args = _arguments(settings, build)
-    prefix, conf = _places(args, build)
-    named = read_running(_read_pid(pid_path(conf, prefix, build, args)))
+    prefix, conf = places_of(args, build)
+    named = read_running(read_pid(pid_path(conf, prefix, build, args)))
     if named is None or not _is_trusted(named.pid, settings["conf"]):
         return None
     path = _configuration_of(named)
@@ -190,7 +196,7 @@ def _named_by_pid_file(settings: Dict[str, Any]) -> Optional[Running]:
 
 def _single(pid_file: str, build: Build) -> int:
     """The process that the pid file names, where it is this nginx and has no title: it runs without a main process."""
-    pid = _read_pid(pid_file)
+    pid = read_pid(pid_file)
     title = read_title(pid) if pid > 0 else b""
     program = os.path.basename(os.fsdecode(title.split(b" ")[0]))
     return pid if program == os.path.basename(build.binary) and not title.startswith(b"nginx: ") else 0
@@ -208,10 +214,23 @@ def read_running(pid: int) -> Optional[Running]:
     except OSError:
         return None
     program, args = parse_title(title)
+    if _is_cut(pid, title):
+        program, args = "", []
     return Running(pid, start_time(pid), exe, program, args)
 
 
-def _candidates(conf: str) -> List[Running]:
+def _is_cut(pid: int, title: bytes) -> bool:
+    """It fills the room that nginx has for it, that of arguments and environment: started by `env -i` there is next to none."""
+    try:
+        with open("/proc/%d/stat" % pid, "rb", buffering=0) as stream:
+            fields = stream.read().rpartition(b")")[2].split()
+        room = int(fields[48]) - int(fields[45])  # env_end, arg_start; 0 for whom they are not told
+        return room - len(title) in (2, 3)  # of a title a blank at its end is not read
+    except (OSError, IndexError, ValueError):
+        return False
+
+
+def main_processes(conf: str) -> List[Running]:
     """Main processes that run this configuration file. Two of them are looked at again: one may be a worker being born."""
     end = time.monotonic() + SETTLE_S
     while True:
@@ -257,10 +276,12 @@ def _user_of(pid: int) -> int:
 def _configuration_of(running: Running) -> str:
     """The path of the main configuration that its title names, or that is compiled in; "" where that is unknown."""
     prefix, conf = value_of(running.args, "-p"), value_of(running.args, "-c")
+    if not running.program:
+        return ""  # the title is cut off
     if conf.startswith("/") or (conf and prefix):
         return os.path.join(prefix, conf)
     try:
-        return _places(running.args, read_build("/proc/%d/exe" % running.pid if running.exe else running.program))[1]
+        return places_of(running.args, read_build("/proc/%d/exe" % running.pid if running.exe else running.program))[1]
     except (OSError, subprocess.SubprocessError):
         return ""
 

@@ -8,7 +8,7 @@ from typing import List, Set
 
 from . import journal
 
-NAME = re.compile(r"[0-9a-f]{64}\Z|\.(new|old)-")
+NAME = re.compile(r"[0-9a-f]{16}\Z|\.(new|old)-")
 YOUNG_S = 86400.0  # it may be about to be used
 
 

@@ -7,13 +7,14 @@ import shlex
 import shutil
 from typing import Any, Dict, Iterator, List, Optional, Set
 
-from . import sudorule, unit
+from . import sudorule, unit, vrrpfiles
 from .answers import Failure
 from .authorizedkeys import Line, is_gate, keys_in, policy_of, without_key
 from .door import COMMAND_LINK, GATE, Step, carried_out
 from .failures import busy_failure
 from .folders import homes, remove_run_folder
 from .keyfile import KeyFile, key_files
+from .liveness import FOLDER as NOTES
 from .manifest import is_clean, tree_of
 from .policyfile import all_policies, fingerprint, policy_path
 from .store import Busy, Store, fsync_folder
@@ -38,6 +39,7 @@ def uninstall(request: Answer) -> Answer:
             text = "%s and what belongs to it stays: %s still comes in by it" % (state, ", ".join(others))
             steps.append(Step("kept", text + (", also with --purge" if request["purge"] else ""), None))
         else:
+            raise_if_called_by_keepalived()
             steps += place.unit_steps() + place.agent_steps()
             steps += place.purge_steps(trees) if request["purge"] else place.kept_steps()
         return carried_out(steps, bool(request.get("dry_run")))
@@ -57,6 +59,20 @@ def no_run(store: Store) -> Iterator[None]:
             yield
     except Busy as busy:
         raise busy_failure(busy)
+
+
+def raise_if_called_by_keepalived() -> None:
+    """Raises Failure (keepalived): without the agent its check of nginx would fail, and the VIP would move for it."""
+    try:
+        found = vrrpfiles.read(vrrpfiles.find_running())
+    except OSError:
+        return
+    name = os.path.basename(COMMAND_LINK)
+    calls = [each for each in found.statements if any(name in word for word in each.words)]
+    if calls:
+        hint = "take its vrrp_script, track_script and notify out, or put your own scripts there; systemctl reload keepalived; then again"
+        where = "%s:%d" % (calls[0].file, calls[0].line)
+        raise Failure("keepalived", "keepalived here calls %s" % name, where, next=hint)
 
 
 class Place:
@@ -129,12 +145,14 @@ class Place:
             return []
         uid, text = self.account.pw_uid, sudorule.read()
         others = [line for line in self._gate_lines(self.account) if not self._is_own(line)]
-        after = sudorule.without_rule(text, uid, self.own if others else None)
+        # what another key's door puts there from now on stays
+        gone = self.own if others else {argv[-1] for argv in sudorule.commands_in(sudorule.rules_in(text).get(uid, ""))}
+        after = sudorule.without_rule(text, uid, gone)
         if after == text and not os.path.lexists(sudorule.UNFINISHED):
             return []
         whole = "%s: the rule of %s" if not others else "%s: what lets %s start the gate for this key"
         told = whole % (sudorule.PATH, self.account.pw_name) if after else sudorule.PATH
-        return [Step("sudo", told, lambda: sudorule.write(after))]
+        return [Step("sudo", told, lambda: sudorule.change(lambda now: sudorule.without_rule(now, uid, gone)))]
 
     def unit_steps(self) -> List[Step]:
         if self.state != unit.STANDARD_STATE or not unit.is_ours():
@@ -145,6 +163,8 @@ class Place:
         steps = []
         if os.path.islink(COMMAND_LINK) and os.readlink(COMMAND_LINK).startswith(self.agents + "/"):
             steps.append(Step("command", COMMAND_LINK, lambda: os.unlink(COMMAND_LINK)))
+            if os.path.isdir(NOTES):
+                steps.append(Step("notes", NOTES, lambda: shutil.rmtree(NOTES, ignore_errors=True)))
         if os.path.lexists(self.agents):
             steps.append(Step("agent", self.agents, lambda: self._remove(self.agents)))
         return steps

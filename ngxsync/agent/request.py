@@ -5,6 +5,7 @@ import re
 import time
 from typing import Any, Dict, Iterable, Iterator, List, Optional
 
+from .addresses import held
 from .answers import Failure
 from .exchange import Exchange, action_of, entry_of, root_entry
 from .folders import home_of, homes
@@ -12,6 +13,7 @@ from .journal import Item
 from .manifest import (
     DIR,
     FILE,
+    PROTOCOL,
     Entry,
     Manifest,
     delta_from_json,
@@ -24,23 +26,28 @@ from .manifest import (
 )
 from .paths import Anchor
 from .scan import Scan, scan
-from .store import RUN_NAME, Store
+from .store import RUN_NAME, Damaged, Store
 from .survey import OWN_FOLDER, Names
 from .sweep import keep_of
 
 KINDS = ("sync", "rollback", "pull")
 LATEST_NS = 10**9 << 63  # of a time on any file system
 NOBODY = 2**32 - 1  # as an id it means "leave it"
+PROMOTED = "promoted.json"  # of a host that was promoted and never accepted anything: there is no record to say it in
 Accepted = Optional[Dict[str, Any]]
 
 
 def raise_if_not_yours(request: Dict[str, Any], accepted: Accepted) -> None:
     """Who may write: the request carries the generation that its master wrote last, never one just read.
 
-    `adopt` passes here and is checked against the live trees later. Raises Failure (generation or first-contact).
+    `adopt` passes here, where the record is the one that was `seen`, and is checked against the live trees later. Raises
+    Failure (generation, first-contact, peer-changed).
     """
     generation = request["generation"]
     if request.get("adopt"):
+        if accepted is not None and request.get("seen", accepted["generation"]) != accepted["generation"]:
+            what = "another host wrote here, or this one was promoted, since the records were compared"
+            raise Failure("peer-changed", what, next="sync again")
         return
     if accepted is None or generation is None:
         if not request.get("first_contact"):
@@ -57,6 +64,35 @@ def raise_if_not_yours(request: Dict[str, Any], accepted: Accepted) -> None:
             % (accepted["written_by"], accepted["run"], when),
             next="compare with `ngxsync diff`; `ngxsync sync --force generation` overwrites it",
         )
+
+
+def raise_if_promoted(request: Dict[str, Any], store: Store) -> None:
+    """This host has no record, and a person made it the one that pushes after its master looked. Raises Failure (peer-changed)."""
+    if request.get("protocol", PROTOCOL) < 4:
+        return  # a master of then is not told of it
+    try:
+        mark = (store.read(PROMOTED) or {}).get("generation")
+    except (Damaged, AttributeError):
+        return
+    if mark is not None and request.get("seen", mark) != mark:
+        raise Failure("peer-changed", "this host was promoted since the records were compared", next="sync again")
+
+
+def who_syncs(accepted: Accepted) -> str:
+    """The host whose syncs this one receives, "" for none: what a person pulls here, or a promotion, is none of them."""
+    if accepted is None or accepted.get("kind") == "promote":
+        return ""
+    return str(accepted.get("synced_by", "") if accepted.get("kind") == "pull" else accepted["written_by"])
+
+
+def received_run(accepted: Accepted, host: str) -> str:
+    """The run in which another host than this one synced here last, "" for none. What was pulled since is beside it."""
+    kind = (accepted or {}).get("kind", "sync")
+    if accepted is None or kind == "promote":
+        return ""
+    if kind == "pull":
+        return str(accepted.get("synced_run", ""))
+    return str(accepted["run"]) if accepted["written_by"] != host else ""
 
 
 def raise_if_malformed(request: Any) -> None:
@@ -208,3 +244,16 @@ def folders_above(paths: Iterable[str]) -> Iterator[str]:
         while len(path) > 1:
             path = os.path.dirname(path)
             yield path
+
+
+def raise_if_carried(request: Dict[str, Any]) -> None:
+    """Raises Failure (vip) while this host carries a VIP of the pair: who serves is not written to by another host.
+
+    By the addresses of its interfaces, never by bind, which succeeds everywhere under ip_nonlocal_bind (TRANSACTION).
+    """
+    vips = request.get("vips") or []
+    here = sorted({each.address for each in held(vips)}) if vips else []
+    if here:
+        what = "it carries the VIP %s: what serves there is not changed from another host" % ", ".join(here)
+        hint = "see with `ngxsync status` who holds the VIP, and with `ngxsync keepalived check` why both do"
+        raise Failure("vip", what, next=hint, outcome="held")

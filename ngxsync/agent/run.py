@@ -104,8 +104,8 @@ def settle_earlier(store: Store) -> bool:
 def _answered(transaction: Transaction, store: Store) -> Answer:
     try:
         return transaction.run()
-    except Abandoned:
-        raise
+    except (Abandoned, Busy):
+        raise  # nothing has begun, and nothing is kept: the same run may come once more
     except Failure as failure:
         answer = dict({"outcome": "held"}, **failure.answer())
     except PeerChanged as error:
@@ -118,7 +118,7 @@ def _answered(transaction: Transaction, store: Store) -> Answer:
         what = "%s would become something else, but there it still holds, or is, what no sync touches" % error.path
         hint = "move the excluded files, sockets or pipes away on this host, then sync again"
         answer = dict(Failure("type-change", what, where=error.path, next=hint).answer(), outcome="held")
-    except (Busy, Damaged, JournalDamaged, OSError) as error:
+    except (Damaged, JournalDamaged, OSError) as error:
         answer = failure_of(error, store, is_open=not transaction.is_settled).answer()
     answer["message"]["state"] = transaction.state
     answer.setdefault("outcome", "failed")

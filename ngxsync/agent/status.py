@@ -4,7 +4,7 @@ import os
 import time
 from typing import Any, Dict, List, Optional
 
-from . import journal, running, unit
+from . import journal, role, running, unit, vrrp
 from .asread import place_of
 from .manifest import Manifest, is_same
 from .scan import scan
@@ -17,7 +17,7 @@ DONE = ("applied", "in-sync", "not-proven")  # outcomes after which what the mas
 
 
 def status(request: Answer) -> Answer:
-    """accepted (the record), journal, lock, nginx, edited, refused, last, door, recovery_unit and its result, history.
+    """accepted (the record), journal, lock, nginx, edited, refused, last, door, vrrp, recovery_unit and its result, history.
 
     Changes nothing.
 
@@ -41,10 +41,20 @@ def status(request: Answer) -> Answer:
         "last": latest(store),
         "refused": refused(store),
         "door": door(store),
+        "vrrp": in_vrrp(request["state_dir"]),
         "recovery_unit": unit.state(request["state_dir"]),
         "recovery_result": unit.result(),
         "history": {"folder": store.root, "runs": sum(1 for _ in store.answers())},
     }
+
+
+def in_vrrp(state_dir: str) -> Optional[Answer]:
+    """What this host is in VRRP (vrrp.state), by the VIPs that it was told of last; null where it never was."""
+    known = role.read(state_dir)
+    try:
+        return vrrp.state(list(known["vips"]), state_dir) if known and known.get("vips") else None
+    except (OSError, TypeError):
+        return None
 
 
 def latest(store: Store) -> Optional[Answer]:

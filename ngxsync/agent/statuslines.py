@@ -9,6 +9,7 @@ Verdict = NamedTuple("Verdict", [("word", str), ("meaning", str), ("next", str)]
 UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 RECOVER_SAYS = "`ngxsync-agent recover` says what to do"
 STEP = {"open": "its files were being replaced", "applied": "its files were replaced, nginx was not told yet"}
+WORDS = {"fault": "FAULT: its interface, or its check of nginx", "stop": "stopped"}
 SIGNALLED = "its files were replaced, and nginx was told to reload"
 
 
@@ -19,6 +20,7 @@ def status_lines(answer: Answer) -> List[str]:
         ("accepted", _accepted(answer)),
         ("trees", _trees(answer["edited"])),
         ("nginx", _nginx(answer)),
+        ("vrrp", _vrrp(answer)),
         ("unfinished", _unfinished(answer)),
         ("refused", _refused(answer)),
         ("door", _door(answer["door"])),
@@ -60,7 +62,8 @@ def _judge_journal(answer: Answer) -> Optional[Verdict]:
 def _judge_accepted(answer: Answer) -> Optional[Verdict]:
     if answer["accepted"] is not None:
         return None
-    return Verdict("awaiting-first-sync", "Nothing was synced to this host yet.", "`ngxsync sync` on the master")
+    hint = "`ngxsync sync` on the master; where this host is it: `ngxsync status`"
+    return Verdict("awaiting-first-sync", "Nothing was synced to this host yet.", hint)
 
 
 def _judge_nginx(answer: Answer) -> Optional[Verdict]:
@@ -88,9 +91,10 @@ def _judge_nginx(answer: Answer) -> Optional[Verdict]:
 def _judge_pulled(answer: Answer) -> Optional[Verdict]:
     """A master, whose trees are its own: what was edited here since it pulled is no drift."""
     record = answer["accepted"]
-    if record.get("kind") != "pull":
+    if record.get("kind") not in ("pull", "promote"):
         return None
-    then = "It is a master, and took edits from its peer %s; what was edited here since is its own."
+    took = "took edits from its peer" if record["kind"] == "pull" else "was promoted"
+    then = "It is a master, and " + took + " %s; what was edited here since is its own."
     return Verdict(
         "in-sync", then % age(answer["now"] - record["at"]), "nothing here: `ngxsync status` tells of its peers"
     )
@@ -104,6 +108,11 @@ def _judge_trees(answer: Answer) -> Optional[Verdict]:
         )
     if not edited["count"]:
         return None
+    if (answer.get("vrrp") or {}).get("carried"):
+        meaning = "It holds the VIP and serves, with files that were edited here after the last sync: they are this host's own now."
+        return Verdict(
+            "drifted", meaning, "nothing tonight; when the other host returns, its runs wait for `ngxsync pull` there"
+        )
     meaning = "It serves, with files that somebody edited here after the last sync."
     return Verdict("drifted", meaning, "nothing tonight; before the master pushes again: `ngxsync diff` there")
 
@@ -186,6 +195,20 @@ def _nginx(answer: Answer) -> List[str]:
         told = ["nginx refused it: " + shown(nginx["refused"])] if nginx["refused"] else []
         return lines + ["but %s %s" % (shown(nginx["file"]), when)] + told
     return lines
+
+
+def _vrrp(answer: Answer) -> List[str]:
+    found = answer.get("vrrp")
+    if not found:
+        return []
+    told = found["told"] or {"role": "", "since": None}
+    if found["carried"]:
+        since = ", since " + _when(found["since"], answer["now"]) if found["since"] else ""
+        lines = ["VRRP MASTER: it holds %s%s" % (", ".join(map(shown, found["carried"])), since)]
+    else:
+        since = ", since " + _when(told["since"], answer["now"]) if told["since"] and told["role"] != "master" else ""
+        lines = ["VRRP %s%s" % (WORDS.get(told["role"], "BACKUP"), since)]
+    return lines if found["keepalived"] else lines + ["keepalived does not run here: `systemctl start keepalived`"]
 
 
 def _unfinished(answer: Answer) -> List[str]:

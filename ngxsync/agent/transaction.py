@@ -25,9 +25,13 @@ from .request import (
     make_items,
     planned_manifest,
     raise_if_adopts_more,
+    raise_if_carried,
     raise_if_not_equal,
     raise_if_not_yours,
+    raise_if_promoted,
     raise_if_unknown_owner,
+    received_run,
+    who_syncs,
 )
 from .room import raise_if_full
 from .scan import SPECIAL, Unstable
@@ -62,6 +66,8 @@ class Transaction:
         accepted = self.store.accepted()
         self.replaced = accepted["run"] if accepted else ""
         raise_if_not_yours(self.request, accepted)
+        if accepted is None:
+            raise_if_promoted(self.request, self.store)
         self.base = self.store.accepted_manifest(accepted) if self.request["base"] == "accepted" else {}
         self.planned = planned_manifest(self.request, self.base)
         raise_if_adopts_more(self.request)
@@ -80,8 +86,6 @@ class Transaction:
                 self._timed("keep", lambda: keep_before(self.store, exchange))
             exchange.sync_file_systems()
             self._timed("wait", self.wait_for_go)
-            if nginx.running is not None and not is_alive(nginx.running):
-                nginx = self._which()  # it was started anew while this run waited
             return self._commit(exchange, nginx, accepted)
 
     def clean(self) -> None:
@@ -110,6 +114,11 @@ class Transaction:
             text = "nginx (process %d) runs with master_process off: it can be started anew, but not reloaded"
             self.warnings.append(text % nginx.single)
         return nginx
+
+    def _now(self, nginx: Nginx) -> Nginx:
+        """It may have been started, or started anew, while this run waited."""
+        is_as_it_was = nginx.single if nginx.running is None else is_alive(nginx.running)
+        return nginx if is_as_it_was else self._which()
 
     # before the journal: nothing live is touched
 
@@ -154,7 +163,6 @@ class Transaction:
     # from here on the journal is open
 
     def _commit(self, exchange: Exchange, nginx: Nginx, accepted: Accepted) -> Answer:
-        old_logs = log_paths(nginx.conf, nginx)
         header = {
             "run": exchange.run,
             "agent": self.agent,
@@ -163,6 +171,9 @@ class Transaction:
             "at": time.time(),
         }
         with self.store.lock("mixed", exchange.run, LOCK_WAIT_S):
+            nginx = self._now(nginx)  # nobody starts it from here on: that would need this lock
+            old_logs = log_paths(nginx.conf, nginx)
+            raise_if_carried(self.request)
             journal.begin(self.store.journal, header, exchange.items)
             try:
                 self._timed("apply", lambda: self._apply(exchange))
@@ -234,6 +245,9 @@ class Transaction:
             "settings": self.settings,  # `status` finds nginx by them while no master asks
         }
         record.update((key, self.request[key]) for key in ("restores", "taken_back") if key in self.request)
+        if record["kind"] == "pull":
+            by = record["written_by"]
+            record.update(synced_by=who_syncs(accepted), synced_run=received_run(accepted, by))
         try:
             self._timed("accept", lambda: self.store.accept(record, self.planned))
         except OSError:
@@ -288,8 +302,10 @@ class Transaction:
         answer["message"] = {"what": reason, "where": "", "state": PUT_BACK, "next": ""}
         if work.failed:
             return not_restored(answer, work)
-        if self._signalled(proof):
-            again = self._timed("undo", lambda: reload_old(nginx, self.settings))
+        there = self._there(nginx)
+        is_another = there.running is not None and there.running != nginx.running
+        if is_another or self._signalled(proof):
+            again = self._timed("undo", lambda: reload_old(there, self.settings))
             if again.outcome != "proven":
                 return broken(
                     answer,
@@ -297,6 +313,13 @@ class Transaction:
                 )
         self.is_settled, self.state = True, PUT_BACK
         return answer
+
+    def _there(self, nginx: Nginx) -> Nginx:
+        """The one that runs now: it may have died, and been started with what we had applied."""
+        try:
+            return self._now(nginx)
+        except Failure:
+            return nginx
 
     def _signalled(self, proof: Optional[Proof]) -> bool:
         """After a refusal that bore no worker nginx never left the old configuration: no signal then."""

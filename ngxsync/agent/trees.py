@@ -5,7 +5,7 @@ import sys
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import journal, memo, staged
+from . import addresses, journal, memo, role, staged
 from .answers import Failure
 from .failures import failure_of
 from .folders import STAGE, make_run_folder, remove_run_folder
@@ -51,6 +51,8 @@ def scan_trees(request: Answer) -> Answer:
     accepted = store.accepted()
     if accepted is not None and accepted.get("kind") == "pull" and request.get("protocol", PROTOCOL) < 3:
         accepted = dict(accepted, kind="sync")  # a master of then knows no other word for it
+    if accepted is not None and accepted.get("kind") == "promote" and request.get("protocol", PROTOCOL) < 4:
+        accepted = dict(accepted, kind="sync")
     same = accepted is not None and accepted["generation"] == request.get("generation")
     try:
         seen, found = _found(store, request, accepted if same else None)
@@ -71,10 +73,26 @@ def scan_trees(request: Answer) -> Answer:
         "kept_apart": kept_apart(seen),
         "unread": sorted(seen.unread),
         "roots": seen.roots,
-        "accepted": accepted,
+        "accepted": accepted if accepted is not None else _promoted(store, request),
         "journal": journal.describe(store.journal),
         "missing_users": missing_names(request.get("users", []), request.get("groups", [])),
+        "carried": carried(request),
+        "last_tenure": role.last_tenure(request["state_dir"]) if request.get("vips") else "",
     }
+
+
+def _promoted(store: Store, request: Answer) -> Optional[Answer]:
+    if request.get("protocol", PROTOCOL) < 4 or not os.path.exists(store.path("promoted.json")):
+        return None
+    from .promotion import marked  # seldom there
+
+    return marked(store, request["projection"])
+
+
+def carried(request: Answer) -> List[str]:
+    """Those of the request's VIPs that this host has now."""
+    vips = request.get("vips") or []
+    return sorted({each.address for each in addresses.held(vips)}) if vips else []
 
 
 def _found(store: Store, request: Answer, base: Optional[Answer]) -> Tuple[Survey, memo.Found]:

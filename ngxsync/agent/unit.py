@@ -97,11 +97,23 @@ def leave_login() -> str:
     """Where systemd ends all processes of a login with it: into a scope of our own. "" or why that was not possible."""
     if not os.path.isdir("/run/systemd/system") or not _ends_processes():
         return ""
+    why = own_scope()
+    return why and "systemd may end this run with its login: %s" % why
+
+
+def own_scope() -> str:
+    """Out of the unit or login that this process came from, whose end would be its own: "" or why that was not possible."""
+    if not os.path.isdir("/run/systemd/system"):
+        return ""
     name = "ngxsync-%d.scope" % os.getpid()
-    what = ["StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", "1", "PIDs", "au", "1", str(os.getpid()), "0"]
     bus = ["busctl"] if os.geteuid() == 0 else ["busctl", "--user"]
-    done = _run(bus + ["call"] + _object("systemd1") + what)
-    return "" if done[0] == 0 else "systemd may end this run with its login: %s" % done[1]
+    call = bus + ["call"] + _object("systemd1") + ["StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail"]
+    ours = ["PIDs", "au", "1", str(os.getpid())]
+    # of a process that ends before systemd has put it there a failed unit would stay; before systemd 236 it does
+    done = _run(call + ["2"] + ours + ["CollectMode", "s", "inactive-or-failed", "0"])
+    if done[0] != 0:
+        done = _run(call + ["1"] + ours + ["0"])
+    return "" if done[0] == 0 else done[1] or "busctl says %d" % done[0]
 
 
 def _ends_processes() -> bool:

@@ -11,10 +11,18 @@ import click
 from ngxsync.agent.manifest import is_below
 from ngxsync.cli.group import command
 from ngxsync.cli.options import config_option, json_option, peer_option, print_json, raise_if_unknown_peers
-from ngxsync.core.checkup import WARNING, Check, has_failed, json_checks, render_checks, render_summary
+from ngxsync.core.checkup import (
+    WARNING,
+    Check,
+    check_of_message,
+    has_failed,
+    json_checks,
+    render_checks,
+    render_summary,
+)
 from ngxsync.core.config import raise_if_unknown
-from ngxsync.core.errors import ConfigError
-from ngxsync.edges.configfile import read_config
+from ngxsync.core.errors import ConfigError, NgxsyncError
+from ngxsync.edges.configfile import DEFAULT_FILE, read_config
 
 if TYPE_CHECKING:
     from ngxsync.assembly import Assembly
@@ -39,7 +47,12 @@ def check(config: Path, peers: tuple[str, ...], as_json: bool) -> int:
     with Assembly(settings) as assembly:
         raise_if_unknown(peers, settings, assembly.peers)
         names = [name for name in assembly.peers if not peers or name in peers]
-        checks = [*run_checks(assembly, names), *old_lines(assembly, names)]
+        checks = [
+            *run_checks(assembly, names),
+            *old_lines(assembly, names),
+            *who_is_told(assembly),
+            *keepalived_line(assembly, names),
+        ]
     if as_json:
         print_json(json_checks(checks, names))
     else:
@@ -53,13 +66,45 @@ def run_checks(assembly: Assembly, names: Sequence[str]) -> list[Check]:
     from ngxsync.flow.checks import CheckedPeer, check_master, check_peer
 
     records = {name: assembly.state.load_peer(name) for name in names}  # first: who may not read them can check nothing
-    view = check_master(assembly.config, assembly.master, assembly.master.local)
+    config, master = assembly.config, assembly.master
+    shares_config = assembly.is_shared and config.file == str(DEFAULT_FILE)
+    view = check_master(config, master, master.local, shares_config=shares_config)
     checks = list(view.checks)
     for name, record in records.items():
         peer = assembly.peers[name]
         key = read_key(peer.config.identity)
         checks += check_peer(assembly.config, CheckedPeer(peer, peer.link, record, key.problem), view)
     return checks
+
+
+def who_is_told(assembly: Assembly) -> list[Check]:
+    """Whether mail can go at all, as far as this host's files say: `ngxsync notify --test` tries it."""
+    from ngxsync.core.judge_mail import judge_mail
+    from ngxsync.edges.secretfile import read_secret
+
+    mail = assembly.config.mail
+    problem = None
+    if mail.password_file is not None:
+        try:
+            read_secret(mail.password_file, "[mail] password_file")
+        except ConfigError as error:
+            problem = error.message
+    return list(judge_mail(assembly.master.name, mail, problem))
+
+
+def keepalived_line(assembly: Assembly, names: Sequence[str]) -> list[Check]:
+    """What `keepalived check` finds, as one line; none where this host knows of no keepalived."""
+    from ngxsync.cli.keepalived import CONF, findings_of
+    from ngxsync.core.keepalived.verdict import one_check
+
+    has_vip = bool(assembly.config.vrrp.vips)
+    if not has_vip and not CONF.exists():
+        return []
+    try:
+        _, findings = findings_of(assembly, names)
+    except NgxsyncError as error:
+        return [check_of_message(assembly.master.name, "keepalived", error.message, WARNING)]
+    return [one_check(assembly.master.name, findings, is_ours=has_vip)]
 
 
 def old_lines(assembly: Assembly, names: Sequence[str]) -> list[Check]:

@@ -232,7 +232,7 @@ def raise_if_own_key(settings: LinkSettings, file: str) -> None:
     """A key that lets an administrator in must not be the one that is restricted."""
     if settings.identity in own_keys(settings):
         what = f"{settings.identity} is a key of your own ssh: restricted, it would let you in no more"
-        hint = f"set identity = /etc/ngxsync/id_ed25519 in [peer {settings.name}] (it is made), then the same command"
+        hint = f"set identity = /etc/ngxsync/id_ed25519 in [peer {settings.name}] (this command makes it), then the same command"
         raise ConfigError(Message(what, file, f"{settings.name} unchanged", hint), code="own-key")
 
 

@@ -10,7 +10,7 @@ import click
 from ngxsync import __version__
 from ngxsync.cli.overview import OVERVIEW
 
-# name: module (each has a click command of the command's own name)
+# name: module (each has a click command of the command's own name, with _ for -)
 COMMANDS = {
     "init": "ngxsync.cli.init",
     "check": "ngxsync.cli.check",
@@ -23,10 +23,14 @@ COMMANDS = {
     "sync": "ngxsync.cli.sync",
     "rollback": "ngxsync.cli.rollback",
     "pull": "ngxsync.cli.pull",
+    "promote": "ngxsync.cli.promote",
     "pause": "ngxsync.cli.pause",
     "resume": "ngxsync.cli.pause",
     "peer": "ngxsync.cli.peer",
+    "keepalived": "ngxsync.cli.keepalived",
     "run": "ngxsync.cli.run",
+    "check-nginx": "ngxsync.cli.check_nginx",
+    "notify": "ngxsync.cli.notify",
 }
 
 # DESIGN 6; a command says with `means` where one of them means something narrower
@@ -88,7 +92,7 @@ class LazyGroup(click.Group):
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        found = getattr(import_module(COMMANDS[name]), name)
+        found = getattr(import_module(COMMANDS[name]), name.replace("-", "_"))
         assert isinstance(found, click.Command)
         return found
 

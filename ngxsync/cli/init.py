@@ -13,7 +13,8 @@ from ngxsync.cli.options import config_option
 EXAMPLE = """\
 ngxsync init --from-crontab                       every rsync line of the crontabs that sends nginx
 crontab -l | grep nginx | ngxsync init --from-crontab -
-ngxsync init --peer 192.168.5.12                  without a crontab"""
+ngxsync init --peer 192.168.5.12                  without a crontab
+ngxsync init --peer 192.168.5.12 --from-mail-rc   and tells people as mailx did"""
 MEANS = {
     0: "config.ini is written, and the peer can be reached",
     1: "config.ini is written; the last line says what to do before it can work",
@@ -41,6 +42,15 @@ MEANS = {
 )
 @click.option("--name", default="", help="What to call the peer.  [default: its own host name]")
 @click.option(
+    "--from-mail-rc",
+    "mailrc",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[FILE]",
+    help="Send mail as this file of mailx says.  [/etc/mail.rc, else /etc/s-nail.rc]",
+)
+@click.option(
     "--replace", "replaces", is_flag=True, help="Overwrite a config.ini; the old one is kept as config.ini.old."
 )
 @config_option
@@ -51,6 +61,7 @@ def init(
     port: int | None,
     root: Path | None,
     name: str,
+    mailrc: str | None,
     replaces: bool,
     config: Path,
 ) -> int:
@@ -58,10 +69,15 @@ def init(
 
     It says where the line did something else than it seems, tries the access that the line already uses, looks at the
     peer as `check` does, and changes nothing there. The crontab stays as it is.
+
+    --from-mail-rc alone adds [mail] to a config.ini that is there.
     """
-    from ngxsync.cli import order, setup
+    from ngxsync.cli import mailimport, order, setup
     from ngxsync.cli.story import tell
 
+    if mailrc is not None and line is None and host is None:
+        click.echo("\n".join(mailimport.add_to(config.absolute(), mailrc)))
+        return 0
     if (line is None) == (host is None):
         raise click.UsageError("give --from-crontab, or --peer HOST")
     if line is not None and (user or port or root or name):
@@ -72,6 +88,8 @@ def init(
         wanted = order.order_of_options(host, user=user, port=port or 0, root=str(root or ""), name=name)
     else:
         wanted = order.order_of_lines(line or "", sys.stdin.read() if line == "-" else None)
-    found = setup.set_up(wanted, file)
-    click.echo("\n".join(tell(found, file)))
+    imported = None if mailrc is None else mailimport.read(mailrc, file)
+    found = setup.set_up(wanted, file, imported)
+    told = [] if imported is None else mailimport.tell(imported)
+    click.echo("\n".join([*told, *tell(found, file)]))
     return 0 if found.is_ready else 1

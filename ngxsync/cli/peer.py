@@ -12,6 +12,8 @@ import click
 from ngxsync.cli.group import STATUSES, Commands, command
 from ngxsync.cli.options import config_option, json_option, open_state, print_json, raise_if_unknown_peers, say
 from ngxsync.core.config import Config, PeerConfig
+from ngxsync.core.errors import ConfigError, Message
+from ngxsync.core.wording import safe_name
 from ngxsync.edges.configfile import read_config
 
 if TYPE_CHECKING:
@@ -95,6 +97,7 @@ def remove(name: str, purge: bool, config: Path, as_json: bool, **options: Any) 
     from ngxsync.cli import doors
 
     configuration = read_config(config)
+    raise_if_taken_out(name, configuration)
     steps = doors.remove(configuration, open_state(configuration))
     works = [
         doors.run(work, order, steps)
@@ -103,6 +106,15 @@ def remove(name: str, purge: bool, config: Path, as_json: bool, **options: Any) 
     if not as_json and not options["dry_run"] and not any(work.error for work in works):
         say(f"[peer {name}] stays in {config}: take it out, or `ngxsync peer install {name}` lets it in again")
     return _end("peer remove", works, as_json=as_json, is_trial=bool(options["dry_run"]))
+
+
+def raise_if_taken_out(name: str, configuration: Config) -> None:
+    """It says how to get there. The nearest name would be that of a host which is to stay. Raises ConfigError."""
+    names = [each.name for each in configuration.peers]
+    if name not in names:
+        what = f"there is no [peer {safe_name(name)}] in it, which says how to get there"
+        hint = f"if it was taken out already, put it back until this is done; the peers are: {', '.join(names)}"
+        raise ConfigError(Message(what, configuration.file, "nothing changed", hint), code="unknown-peer")
 
 
 peer = Commands(

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from ngxsync.cli.byhand import run_options, says_yes, tell_run
 from ngxsync.cli.group import command
 from ngxsync.cli.history import find_run
-from ngxsync.cli.options import (
-    Duration,
-    config_option,
-    json_option,
-    limit_from,
-    open_assembly,
-    print_json,
-    raise_if_unknown_peers,
-    say,
-)
+from ngxsync.cli.options import config_option, json_option, limit_from, open_assembly, raise_if_unknown_peers
 from ngxsync.core.config import raise_if_unknown
 from ngxsync.core.errors import ConfigError, Message
 from ngxsync.core.guards import raise_if_unforceable
 from ngxsync.core.model import Plan, RunResult
 from ngxsync.core.pull import MASTER, PEER
-from ngxsync.core.render import json_run, render_plan, render_run
+from ngxsync.core.render import render_plan
 from ngxsync.edges.configfile import read_config
 
 if TYPE_CHECKING:
@@ -59,12 +50,7 @@ SHOWN = ("conflict", "first-contact")  # codes of a hold of which a person wants
     help="Where both hosts changed a path: leave it as it is here (master), or take what the peer has.",
 )
 @click.option("--undo", "undone", metavar="RUN", help="Put back what this pull replaced here.")
-@click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--force", multiple=True, metavar="CODE", help="Go past a hold with this code. May be given again.")
-@click.option(
-    "--wait", "wait_s", type=Duration(zero=True), default=60.0, metavar="60s", help="How long to wait for another run."
-)
+@run_options
 @config_option
 @json_option
 def pull(
@@ -112,20 +98,8 @@ def pull(
         goal = Goal(tuple(limit_from(path, configuration) for path in paths), take or "", confirm, run)
         work = Pull(assembly.pipeline, goal, UndoRun if run else PullRun)
         result = foreground.run(lambda: work.run(options))
-    if as_json:
-        print_json(json_run("pull", result))
-    else:
-        tell(result, dry_run, here)
+    tell_run("pull", result, as_json=as_json, dry_run=dry_run, shown=SHOWN, title=lambda peer: f"{peer.name} -> {here}")
     return result.exit
-
-
-def tell(result: RunResult, dry_run: bool, here: str) -> None:
-    lines = [
-        *_plans(result, dry_run, here),
-        render_run(result),
-        *(["nothing was changed: a dry run"] if dry_run else []),
-    ]
-    print("\n".join(lines), file=sys.stderr if result.exit else sys.stdout)
 
 
 def _pulled(assembly: Assembly, run: str) -> tuple[str, str]:
@@ -152,19 +126,9 @@ def _the_peer(assembly: Assembly, peer: str | None) -> str:
     return next(iter(assembly.peers))
 
 
-def _plans(result: RunResult, dry_run: bool, here: str) -> list[str]:
-    shown = [peer for peer in result.peers if peer.changes and (dry_run or peer.code in SHOWN)]
-    return [render_plan(Plan(peer.changes), f"{peer.name} -> {here}") for peer in shown]
-
-
 def _confirm(foreground: Foreground[RunResult], here: str) -> Confirm:
-    """Shows what would change; asks where there is a person to answer, else the answer is no."""
-
     def ask(peer: str, plan: Plan) -> bool:
-        say(render_plan(plan, f"{peer} -> {here}"))
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            return False
-        print("Do this on this host, keeping what is replaced? [y/N]: ", end="", file=sys.stderr, flush=True)
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        told = render_plan(plan, f"{peer} -> {here}")
+        return says_yes(told, "Do this on this host, keeping what is replaced?")
 
     return lambda peer, plan: foreground.ask(lambda: ask(peer, plan))

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from ngxsync.cli.byhand import run_options, says_yes, tell_run
 from ngxsync.cli.group import command
 from ngxsync.cli.history import find_run
 from ngxsync.cli.options import (
-    Duration,
     config_option,
     json_option,
     limit_from,
     open_assembly,
     peer_option,
-    print_json,
     raise_if_unknown_peers,
-    say,
 )
 from ngxsync.cli.replaced import runs_there
 from ngxsync.core.errors import ConfigError, Message
 from ngxsync.core.guards import raise_if_unforceable
 from ngxsync.core.model import Plan, RunResult
-from ngxsync.core.render import json_run, render_plan, render_run
+from ngxsync.core.render import render_plan
 from ngxsync.edges.configfile import read_config
 from ngxsync.edges.state import MasterState
 
@@ -54,12 +51,7 @@ if TYPE_CHECKING:
     "--path", "paths", multiple=True, metavar="PATH", help="Only what RUN replaced there. May be given again."
 )
 @peer_option("Only this peer.")
-@click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--force", multiple=True, metavar="CODE", help="Go past a hold with this code. May be given again.")
-@click.option(
-    "--wait", "wait_s", type=Duration(zero=True), default=60.0, metavar="60s", help="How long to wait for another run."
-)
+@run_options
 @config_option
 @json_option
 def rollback(
@@ -105,12 +97,7 @@ def rollback(
         )
         work = Rollback(assembly.pipeline, goal)
         result = foreground.run(lambda: work.run(options))
-    if as_json:
-        print_json(json_run("rollback", result))
-    else:
-        plans = [render_plan(Plan(peer.changes), peer.name) for peer in result.peers if dry_run and peer.changes]
-        lines = [*plans, render_run(result), *(["nothing was changed: a dry run"] if dry_run else [])]
-        print("\n".join(lines), file=sys.stderr if result.exit else sys.stdout)
+    tell_run("rollback", result, as_json=as_json, dry_run=dry_run)
     return result.exit
 
 
@@ -128,13 +115,8 @@ def _runs_there(state: MasterState, run: str | None) -> dict[str, str]:
 
 
 def _confirm(foreground: Foreground[RunResult]) -> Confirm:
-    """Shows what would change; asks where there is a person to answer, else the answer is no."""
-
     def ask(peer: str, what: str, plan: Plan) -> bool:
-        say(f"{peer} back to {what}\n{render_plan(plan, peer)}")
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            return False
-        print(f"Do this on {peer}, keeping there what is replaced? [y/N]: ", end="", file=sys.stderr, flush=True)
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        told = f"{peer} back to {what}\n{render_plan(plan, peer)}"
+        return says_yes(told, f"Do this on {peer}, keeping there what is replaced?")
 
     return lambda peer, what, plan: foreground.ask(lambda: ask(peer, what, plan))

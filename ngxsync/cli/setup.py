@@ -18,6 +18,7 @@ from ngxsync.core.checkup import Check, has_failed
 from ngxsync.core.config import Config, load_config
 from ngxsync.core.draft import NOTHING, Draft, DraftPeer, render_draft
 from ngxsync.core.errors import ConfigError, Message, NgxsyncError, StateError
+from ngxsync.core.mailrc import MailRc
 from ngxsync.core.outside import trees_for
 from ngxsync.core.wording import disk_message
 from ngxsync.edges.configfile import write_private
@@ -63,18 +64,21 @@ def raise_if_there(config: Path, replaces: bool) -> None:
         raise ConfigError(Message("there is a configuration already", str(config), NOTHING, hint))
 
 
-def set_up(order: Order, file: Path) -> Found:
-    """Looks, then writes config.ini and the pinned host keys. Raises NgxsyncError before anything is written."""
+def set_up(order: Order, file: Path, mailrc: MailRc | None = None) -> Found:
+    """Looks, then writes config.ini, the pinned host keys and the password of a mail.rc. Raises NgxsyncError before anything
+    is written."""
     with tempfile.TemporaryDirectory(prefix="ngxsync-init-") as folder:
         runtime = Path(folder)
         places = [_made(runtime / str(number)) for number in range(len(order.wanted))]
         accesses = tuple(
             find_access(wanted, file.parent, place) for wanted, place in zip(order.wanted, places, strict=True)
         )
-        draft = make_draft(order, accesses)
+        draft = replace(make_draft(order, accesses), mail=mailrc.draft if mailrc else None)
         trial = trial_config(load_config(render_draft(draft), str(file)), accesses, runtime)
         with Assembly(trial, _made(runtime / "run")) as assembly:
             found = look(assembly, order, draft, accesses)
+    if mailrc:
+        write_password(mailrc)
     write(found, file)
     return found
 
@@ -150,6 +154,20 @@ def _difference(assembly: Assembly, name: str) -> Difference:
     changes = assembly.pipeline.compare(assembly.peers[name], options)[0].plan.changes
     old = sum(change.kind == "deleted" for change in changes)
     return Difference(old, len(changes) - old)
+
+
+def write_password(mailrc: MailRc) -> None:
+    """Into a file of its own; another one that is there is kept beside it."""
+    if not mailrc.draft.password_file:
+        return
+    file, text = Path(mailrc.draft.password_file), f"{mailrc.password}\n"
+    try:
+        old = file.read_bytes().decode("utf-8", "surrogateescape") if file.exists() else text
+    except OSError as error:
+        raise StateError(disk_message(file, "read", error)) from error
+    if old != text:
+        write_private(file.with_name(f"{file.name}.old"), old)
+    write_private(file, text)
 
 
 def write(found: Found, file: Path) -> None:

@@ -13,6 +13,8 @@ import click
 
 from ngxsync.cli.group import command
 from ngxsync.cli.options import config_option, json_option, open_state, print_json
+from ngxsync.core import outbox
+from ngxsync.core.carrying import Carrying
 from ngxsync.core.config import Config
 from ngxsync.core.cronfields import next_minute
 from ngxsync.core.errors import MasterInvalid, Message
@@ -24,6 +26,7 @@ from ngxsync.core.model import (
     PAUSED,
     REFUSED,
     STALE_RUNNING,
+    STANDBY,
     UNKNOWN,
     PeerStatus,
     Problem,
@@ -33,7 +36,9 @@ from ngxsync.core.render import json_status, render_status, worst_first
 from ngxsync.daemon.instance import Instance, running_instance
 from ngxsync.edges.configfile import read_config
 from ngxsync.edges.local import others
+from ngxsync.edges.spool import OUTBOX, Spool
 from ngxsync.edges.state import MasterState
+from ngxsync.edges.vip import own_vrrp
 
 # DESIGN 6: what a status word stands for as an exit status; all others 1
 EXITS = {
@@ -46,6 +51,7 @@ EXITS = {
     "standby": 8,
     "awaiting-first-sync": 8,
 }
+FIRST_SYNC = "ngxsync sync on the host that holds the VIP; before keepalived is set up: ngxsync sync --force standby"
 
 
 @command(
@@ -58,7 +64,7 @@ EXITS = {
         4: "unreachable",
         6: "undone",
         7: "broken",
-        8: "held, paused or awaiting-first-sync",
+        8: "held, paused, standby or awaiting-first-sync",
     },
 )
 @config_option
@@ -88,8 +94,22 @@ def make_report(config: Config, state: MasterState) -> StatusReport:
     daemon = running_instance(config.state_dir)
     now = state.now()
     host = socket.gethostname()
-    notes = (daemon_note(daemon), *own_notes(host, peers), *nearly_full)
-    return StatusReport(host, now, peers, next_fires(config, now) if daemon else (), notes)
+    told = mail_notes(config, is_tended=daemon is not None)
+    notes = (daemon_note(daemon), *unread_note(config, daemon), *own_notes(host, peers), *told, *nearly_full)
+    fires = next_fires(config, now) if daemon else ()
+    vrrp = both_in_vrrp(config, host, peers, now)
+    if vrrp and not vrrp[0].vips and config.vrrp.require_vip:
+        peers = tuple(replace(peer, next=FIRST_SYNC) if peer.word == UNKNOWN else peer for peer in peers)
+    return StatusReport(host, now, peers, fires, notes, vrrp)
+
+
+def both_in_vrrp(config: Config, host: str, peers: Iterable[PeerStatus], now: float) -> tuple[Carrying, ...]:
+    """This host as it is now, the others as the latest look found them; nothing where no VIP is configured."""
+    if not config.vrrp.vips:
+        return ()
+    found = [own_vrrp(config, host, now)]
+    found += [each for peer in peers if peer.look for each in peer.look.vrrp if each.host == peer.name]
+    return tuple(each for each in found if each is not None)
 
 
 def peer_status(state: MasterState, record: PeerRecord) -> PeerStatus:
@@ -135,10 +155,23 @@ def with_nginx(found: PeerStatus) -> PeerStatus:
 
 def own_notes(host: str, peers: Iterable[PeerStatus]) -> Iterator[str]:
     """What was found of the nginx of this host by the latest look."""
-    latest = max((peer.look for peer in peers if peer.look), key=lambda look: look.at, default=None)
+    looks = (peer.look for peer in peers if peer.look and peer.word != STANDBY)  # who stands by does not look
+    latest = max(looks, key=lambda look: look.at, default=None)
     nginx = latest.nginx.get(host) if latest else None
     if nginx is not None and nginx.reason is not None:
         yield f"{host}: {nginx.reason.what}; next: {nginx.reason.next}"
+
+
+def mail_notes(config: Config, *, is_tended: bool) -> list[str]:
+    """Whether anybody is told of what happens, and what waits to be."""
+    spool = Spool(config.state_dir)
+    return outbox.notes(
+        outbox.outbox_from_json(spool.read(OUTBOX)),
+        is_addressed=bool(config.mail.to),
+        is_called=bool(config.on_event),
+        unread=len(spool.names()),
+        is_tended=is_tended,
+    )
 
 
 def with_problems(record: PeerRecord, state: MasterState) -> Message | None:
@@ -156,6 +189,13 @@ def next_fires(config: Config, now: float) -> tuple[tuple[str, float], ...]:
         return ()
     fire = next_minute(config.sync.schedule, datetime.fromtimestamp(now))
     return (("full comparison by schedule", fire.timestamp()),)
+
+
+def unread_note(config: Config, daemon: Instance | None) -> Iterator[str]:
+    """Until it is told, the daemon knows of no new peer, and of none that was taken out."""
+    if daemon and not daemon.works_with(config):
+        hint = "systemctl reload ngxsync" if os.path.isdir("/run/systemd/system") else f"kill -HUP {daemon.pid}"
+        yield f"the daemon works with an earlier {config.file}: it takes what was changed there with: {hint}"
 
 
 def daemon_note(daemon: Instance | None) -> str:

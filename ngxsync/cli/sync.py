@@ -8,22 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
+from ngxsync.cli.byhand import run_options, says_yes, tell_run
 from ngxsync.cli.group import command
-from ngxsync.cli.options import (
-    Duration,
-    config_option,
-    json_option,
-    open_assembly,
-    peer_option,
-    print_json,
-    raise_if_unknown_peers,
-    say,
-)
+from ngxsync.cli.options import config_option, json_option, open_assembly, peer_option, raise_if_unknown_peers
 from ngxsync.core.guards import raise_if_unforceable
 from ngxsync.core.model import Plan, RunResult
-from ngxsync.core.render import json_run, render_plan, render_run
+from ngxsync.core.render import render_plan
 from ngxsync.edges.configfile import read_config
 
 if TYPE_CHECKING:
@@ -41,17 +31,12 @@ if TYPE_CHECKING:
         8: "held; the code in brackets says why, e.g. first-contact, drift, paused, max-delete",
     },
 )
-@config_option
-@click.option("--dry-run", is_flag=True, help="Test here, compare, show what would be done; change nothing.")
 @peer_option("Only this peer.")
-@click.option("--force", multiple=True, metavar="CODE", help="Go past a hold with this code. May be given again.")
-@click.option(
-    "--wait", "wait_s", type=Duration(zero=True), default=60.0, metavar="60s", help="How long to wait for another run."
-)
-@click.option("--yes", is_flag=True, help="Do not ask before a first sync that deletes.")
+@run_options
+@config_option
 @json_option
 def sync(
-    config: Path, dry_run: bool, peers: tuple[str, ...], force: tuple[str, ...], wait_s: float, yes: bool, as_json: bool
+    peers: tuple[str, ...], dry_run: bool, yes: bool, force: tuple[str, ...], wait_s: float, config: Path, as_json: bool
 ) -> int:
     """Make the peers like this host, now: test here, send, test there, apply, reload, prove, or put back.
 
@@ -86,21 +71,12 @@ def sync(
         )
         result = foreground.run(lambda: assembly.pipeline.run(options))
         shown.close()
-        _tell(result, as_json=as_json, dry_run=dry_run)
+        tell_run("sync", result, as_json=as_json, dry_run=dry_run)
         if not dry_run:
             from ngxsync.flow.readiness import look_after
 
             look_after(assembly.pipeline, result)
     return result.exit
-
-
-def _tell(result: RunResult, *, as_json: bool, dry_run: bool) -> None:
-    if as_json:
-        print_json(json_run("sync", result))
-        return
-    # what a person has to look at is not lost where the output goes to /dev/null, as in a crontab
-    lines = [*_plans(result, dry_run), render_run(result), *(["nothing was changed: a dry run"] if dry_run else [])]
-    print("\n".join(lines), file=sys.stderr if result.exit else sys.stdout, flush=True)
 
 
 def _progress() -> RunProgress:
@@ -109,23 +85,11 @@ def _progress() -> RunProgress:
     return RunProgress()
 
 
-def _plans(result: RunResult, dry_run: bool) -> list[str]:
-    return [render_plan(Plan(peer.changes), peer.name) for peer in result.peers if dry_run and peer.changes]
-
-
 def _confirm(foreground: Foreground[RunResult], progress: RunProgress | None) -> Callable[[str, Plan], bool]:
-    """Shows the plan; asks where there is a person to answer, else the answer is no."""
-
     def ask(peer: str, plan: Plan) -> bool:
         if progress:
             progress.pause()
-        say(f"This is the first sync with a peer that has content.\n{render_plan(plan, peer)}")
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            return False
-        print(
-            f"Make {peer} like this host, keeping there what is replaced? [y/N]: ", end="", file=sys.stderr, flush=True
-        )
-        # not by click: it makes one thing of Ctrl-C and the end of input, and only the latter is a no
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        told = f"This is the first sync with a peer that has content.\n{render_plan(plan, peer)}"
+        return says_yes(told, f"Make {peer} like this host, keeping there what is replaced?")
 
     return lambda peer, plan: foreground.ask(lambda: ask(peer, plan))

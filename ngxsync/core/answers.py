@@ -36,7 +36,7 @@ from ngxsync.core.shapes import (
 
 Asked = Mapping[str, Any]
 
-UNCHANGED = ("hello", "scan", "show", "facts", "probe", "status", "history")  # verbs that change nothing there
+UNCHANGED = ("hello", "scan", "show", "facts", "probe", "status", "history", "vrrp")  # verbs that change nothing there
 
 
 def checked(verb: str, asked: Asked, answer: Any, peer: str, where: str) -> dict[str, Any]:
@@ -95,6 +95,14 @@ LIMITS = {
     "worker_rlimit_nofile": Maybe(text),
     "worker_connections": Maybe(text),
 }
+# keys of protocol 4
+VRRP = {
+    "carried": [text],
+    "tenure": text,
+    "since": nullable(number),
+    "told": nullable({"role": one_of("master", "backup", "fault", "stop"), "since": moment}),
+    "keepalived": count,
+}
 ACCEPTED = {
     "generation": text,
     "id": digest,
@@ -103,7 +111,7 @@ ACCEPTED = {
     "run": run_name,
     "at": moment,
     "proven": flag,
-    "kind": Maybe(one_of("sync", "rollback", "pull")),
+    "kind": Maybe(one_of("sync", "rollback", "pull", "promote")),
     "restores": Maybe(lambda value: value == "" or run_name(value)),
     "taken_back": Maybe(mapping(path, [nullable(entry)])),
 }
@@ -159,6 +167,8 @@ def _scan(asked: Asked) -> Shape:
         "journal": nullable(JOURNAL),
         "missing_users": [one_of(*wanted)],
         "uid": Maybe(count),  # from protocol 2 on
+        "carried": Maybe([one_of(*asked.get("vips", ()))]),  # from protocol 4 on
+        "last_tenure": Maybe(text),
         "base_manifest": nullable(mapping(path, entry)) if asked.get("want_base") else equal(None),
     }
 
@@ -270,6 +280,8 @@ def _facts(asked: Asked) -> Shape:
         "lock": nullable({"run": Maybe(text)}),
         "accepted": nullable(ACCEPTED),
         "missing_users": [text],
+        "config": Maybe(nullable(mapping(text, text))),
+        "vrrp": Maybe(nullable(VRRP)) if asked.get("vips") else Maybe(equal(None)),
         "rehearsal": lambda value: _is_rehearsal(asked, value, tried),
     }
 
@@ -287,6 +299,29 @@ def _probe(_asked: Asked) -> Shape:
     return {"probes": [asked], "unprobed": [row(text, text)], "left": count, "why": text}
 
 
+def _vrrp(_asked: Asked) -> Shape:
+    fault = row(code, text, text)
+    script = {**dict.fromkeys(("file", "keyword", "command", "path", "user"), text), "line": count, "faults": [fault]}
+    drop: dict[str, Shape] = {**dict.fromkeys(("interface", "place", "rule", "mend"), text), "protocol": Maybe(count)}
+    return {
+        **dict.fromkeys(("host", "version", "file", "why"), text),
+        "uid": count,
+        "running": nullable({"pid": count, "args": [text]}),
+        "statements": [lambda value: _is_statement(value)],
+        "problems": [row(text, count, text)],
+        **{key: [text] for key in ("complaints", "interfaces", "addresses")},
+        "down": Maybe([text]),  # an earlier agent does not tell, nor which protocol is dropped
+        "carried": [row(text, text)],
+        "scripts": [script],
+        "firewall": {"why": text, "drops": [{**drop, "family": count, "direction": one_of("in", "out")}]},
+    }
+
+
+def _is_statement(value: Any) -> bool:
+    """[file, line, words], one word at least."""
+    return row(text, count, lambda words: bool(words) and not misfit(words, [text]))(value)
+
+
 def _either(value: Any, key: str, if_true: Shape, if_false: Shape) -> bool:
     return not misfit(value, {key: flag}) and not misfit(value, if_true if value[key] else if_false)
 
@@ -299,4 +334,5 @@ TABLE = {
     "facts": _facts,
     "probe": _probe,
     "history": _history,
+    "vrrp": _vrrp,
 }

@@ -5,16 +5,17 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
 from ngxsync.agent.manifest import is_below
 from ngxsync.core.errors import ConfigError, Message
-from ngxsync.core.inifile import IniFile, Section, parse_ini, render_ini
+from ngxsync.core.inifile import IniFile, Section, parse_ini
 from ngxsync.core.options import PEER, SECTIONS, Option
+from ngxsync.core.pairoptions import MailConfig, VrrpConfig, make_mail, make_vrrp
 
 Problems = list[tuple[int, str]]  # (line, "[section] option: what is wrong, what is allowed")
 
@@ -82,6 +83,8 @@ class PeerConfig:
     reload: str
     prove_timeout_s: float | None
     rehearse: str
+    interface: str = ""  # that carries the VIP there
+    priority: int = 0  # of VRRP, 0: not set
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,9 @@ class Config:
     state_dir: Path
     log_format: str  # "text" or "json"
     file: str
+    vrrp: VrrpConfig = field(default_factory=VrrpConfig)
+    mail: MailConfig = field(default_factory=MailConfig)
+    on_event: str = ""  # a command of the shell, "" for none
 
 
 def load_config(text: str, file: str) -> Config:
@@ -212,13 +218,30 @@ def _contradictions(
                 said = f"[nginx] content: {path} lies in no tree, allowed are paths in {' or '.join(trees)}"
                 yield _line(ini, "nginx", "content"), said
     private = [("ngxsync", "state_dir", own["state_dir"])]
+    private += [(name, "password_file", values[name]["password_file"]) for name in ("vrrp", "mail")]
     private += [(name, option, peer[option]) for name, peer in peers.items() for option in ("identity", "state_dir")]
     for section, option, path in private:
         tree = next((tree for tree in trees if path and is_below(path, tree)), None)
         if tree:
             line = _line(ini, section, option) or _line(ini, "sync", "trees") or _line(ini, "nginx", "root")
             yield line, f"[{section}] {option}: {path} lies in the tree {tree}, allowed is a path that is not sent"
+    yield from _without_vip(ini)
     yield from _duplicate_hosts(ini, peers)
+    moving = {str(ip_interface(vip).ip) for vip in values["vrrp"]["vip"] or ()}
+    for name, peer in peers.items():
+        if peer["host"] in moving:
+            said = f"{peer['host']} is the VIP, which moves, allowed is an address that stays on this host"
+            yield _line(ini, name, "host"), f"[{name}] host: {said}"
+
+
+def _without_vip(ini: IniFile) -> Iterator[tuple[int, str]]:
+    section = ini.sections.get("vrrp")
+    given = section.values if section else {}
+    changed = [
+        option for option, known in SECTIONS["vrrp"].items() if given.get(option, known.default) != known.default
+    ]
+    if section and changed and "vip" not in given:
+        yield section.line, f"[vrrp] vip: it is missing, and {changed[0]} means nothing without it"
 
 
 def _duplicate_hosts(ini: IniFile, peers: dict[str, dict[str, Any]]) -> Iterator[tuple[int, str]]:
@@ -281,7 +304,17 @@ def _make_config(values: dict[str, dict[str, Any]], peers: dict[str, dict[str, A
         keep_size_bytes=sync["keep_size"],
     )
     made = tuple(_make_peer(name.split()[1], peer, nginx_config, own["state_dir"]) for name, peer in peers.items())
-    return Config(nginx_config, sync_config, made, Path(own["state_dir"]), own["log_format"], file)
+    return Config(
+        nginx_config,
+        sync_config,
+        made,
+        Path(own["state_dir"]),
+        own["log_format"],
+        file,
+        make_vrrp(values["vrrp"]),
+        make_mail(values["mail"]),
+        own["on_event"] or "",
+    )
 
 
 def _make_peer(name: str, peer: dict[str, Any], nginx: NginxConfig, state_dir: str) -> PeerConfig:
@@ -300,34 +333,6 @@ def _make_peer(name: str, peer: dict[str, Any], nginx: NginxConfig, state_dir: s
         reload=peer["reload"] or nginx.reload,
         prove_timeout_s=peer["prove_timeout"] or nginx.prove_timeout_s,
         rehearse=peer["rehearse"] or nginx.rehearse,
+        interface=peer["interface"] or "",
+        priority=peer["priority"] or 0,
     )
-
-
-def render_config(config: Config) -> str:
-    """The text that `load_config` reads as this configuration, every option written out."""
-    own = {"state_dir": str(config.state_dir), "log_format": config.log_format}
-    sections = {"nginx": _texts(config.nginx), "sync": _texts(config.sync), "ngxsync": own}
-    sections |= {f"peer {peer.name}": _texts(peer) for peer in config.peers}
-    return render_ini(sections)
-
-
-NO_IF_NONE = ("check_every_s", "schedule", "max_delete_pct")
-
-
-def _texts(part: NginxConfig | SyncConfig | PeerConfig) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for field, value in vars(part).items():
-        option = field.removesuffix("_s").removesuffix("_pct").removesuffix("_bytes")
-        if value is None and field in NO_IF_NONE:
-            texts[option] = "no"
-        elif isinstance(value, bool):
-            texts[option] = "yes" if value else "no"
-        elif isinstance(value, float):
-            texts[option] = f"{Decimal(repr(value)):f}" + ("%" if field.endswith("_pct") else "s")
-        elif field.endswith("_bytes"):
-            texts[option] = f"{value >> 10}K"  # no size is written in less
-        elif isinstance(value, tuple):
-            texts[option] = "\n".join(value)
-        elif value is not None and field != "name":
-            texts[option] = str(value)
-    return {option: text for option, text in texts.items() if text}

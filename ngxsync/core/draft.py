@@ -31,6 +31,21 @@ class DraftPeer:
 
 
 @dataclass(frozen=True)
+class DraftMail:
+    """[mail] out of a mail.rc, `source`; what is "" or 0 has its default."""
+
+    source: str
+    to: str
+    sender: str
+    smtp_host: str
+    smtp_port: int = 0
+    security: str = ""
+    user: str = ""
+    password_file: str = ""
+    ca_file: str = ""
+
+
+@dataclass(frozen=True)
 class Draft:
     """`conf` is absolute or below root; `exclude` are gitignore's patterns; `sources` are the crontab's lines."""
 
@@ -42,6 +57,7 @@ class Draft:
     peers: tuple[DraftPeer, ...]
     sources: tuple[str, ...] = ()
     further_trees: tuple[str, ...] = ()  # that would carry what the configuration names outside
+    mail: DraftMail | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +126,7 @@ def holds_nginx(trees: Sequence[str], prefix: str, conf_path: str, has_file: Cal
 def render_draft(draft: Draft) -> str:
     """The text of config.ini: what differs from the defaults, and what an administrator looks for first."""
     parts = [_heading(draft), _nginx_section(draft), _sync_section(draft), *map(_peer_section, draft.peers)]
-    return "\n".join(parts)
+    return "\n".join([*parts, *([render_mail(draft.mail)] if draft.mail else [])])
 
 
 def _heading(draft: Draft) -> str:
@@ -160,6 +176,19 @@ def _peer_section(peer: DraftPeer) -> str:
     if peer.jump:
         lines.append(f"jump = {peer.jump}")
     return "\n".join([*lines, ""])
+
+
+def render_mail(mail: DraftMail) -> str:
+    """[mail], to stand at the end of a config.ini."""
+    values = {"to": mail.to, "from": mail.sender, "smtp_host": mail.smtp_host, "smtp_port": str(mail.smtp_port or "")}
+    values |= {
+        "security": mail.security,
+        "user": mail.user,
+        "password_file": mail.password_file,
+        "ca_file": mail.ca_file,
+    }
+    lines = [f"{option} = {text}" for option, text in values.items() if text]
+    return "\n".join(["[mail]", f"# As {mail.source} has it. Tried by: ngxsync notify --test", *lines, ""])
 
 
 def _option(name: str, values: Sequence[str]) -> str:

@@ -34,6 +34,11 @@ class Message:
         rest = "".join(f"\n  {label}: {text}" for label, text in (("now", self.state), ("next", self.next)) if text)
         return f"{where}{self.what}{rest}"
 
+    @property
+    def in_one_line(self) -> str:
+        """For a log."""
+        return "; ".join(line.strip() for line in str(self).splitlines())
+
 
 def tail(output: bytes | str, *, lines: int = 5) -> str:
     """The last lines that another program wrote, safe for a message: printable, 2,000 characters at most.

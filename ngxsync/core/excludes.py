@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
@@ -95,6 +96,24 @@ def is_excluded(relative_path: str, rules: Rules) -> bool:
     """Whether this path, or a directory above it, is excluded. A directory's path ends with a slash."""
     slashes = [place for place, character in enumerate(relative_path[:-1]) if character == "/"]
     return any(_is_match(relative_path[: place + 1], rules) for place in slashes) or _is_match(relative_path, rules)
+
+
+def with_own_excludes(config: Config, own: Iterable[PeerConfig]) -> Config:
+    """One file serves all hosts: what the [peer NAME] of this one excludes is its own, and goes to no other one."""
+    patterns = dict.fromkeys(pattern for peer in own for pattern in peer.exclude)
+    added = tuple(pattern for pattern in patterns if pattern not in config.sync.exclude)
+    return replace(config, sync=replace(config.sync, exclude=(*config.sync.exclude, *added))) if added else config
+
+
+def is_own_by(config: Config, peer: PeerConfig) -> Callable[[str], bool]:
+    """Whether a path of the trees is each host's own because a person excluded it: that it differs is meant."""
+    rules = compile_excludes((*config.sync.exclude, *peer.exclude))
+
+    def is_own(path: str) -> bool:
+        tree = tree_of(path, list(config.sync.trees))
+        return tree is not None and is_excluded(path[len(tree) + 1 :], rules)
+
+    return is_own
 
 
 def make_projection(

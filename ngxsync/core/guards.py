@@ -24,6 +24,7 @@ FORCEABLE = (
     "conflict",
     "paused",
     "rolled-back",
+    "standby",
     "follow",
     "soak",
     "type-change",
@@ -75,6 +76,7 @@ class GuardSettings:
     main_conf: str
     max_delete_pct: float | None = 30.0
     on_drift: str = "heal"  # or "hold"
+    why_not_healed: str = ""  # whatever on_drift says
     master_name: str = "master"
 
 
@@ -189,13 +191,14 @@ def _max_delete(plan: Plan, peer: PeerFacts, settings: GuardSettings) -> Iterato
 
 def _drift(plan: Plan, peer: PeerFacts, settings: GuardSettings) -> Iterator[Hold]:
     """With on_drift = heal both are put right, saved first; a conflict is treated as drift (TRANSACTION)."""
-    if settings.on_drift != "hold":
+    why = settings.why_not_healed or ("on_drift = hold" if settings.on_drift == "hold" else "")
+    if not why:
         return
     texts = {DRIFT: f"changed on {peer.name} since the last run", CONFLICT: "changed on both hosts since the last run"}
     for cause, text in texts.items():
         paths = [c.path for c in plan.changes if c.cause == cause and not is_quiet(c)]
         if paths:
-            what = f"{len(paths)} {_plural(paths, 'path')} {text} (on_drift = hold)"
+            what = f"{len(paths)} {_plural(paths, 'path')} {text} ({why})"
             advice = f"look with ngxsync diff; to have it here too: ngxsync pull; to overwrite it on {peer.name}, where it is kept: "
             yield _hold(cause, what, f"{peer.name}:{listed(paths)}", peer.name, advice)
 

@@ -6,7 +6,7 @@ An agent of an earlier release says less: what it does not say is not known, and
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ngxsync.core.checkup import FAILED, OK, WARNING, Check
@@ -22,14 +22,20 @@ SOON_DAYS, VERY_SOON_DAYS = 30, 14
 # files that no sync carries
 
 
-def judge_outside(host: str, master: Facts, peer: Facts) -> Iterator[Check]:
-    """Files that the master's configuration names and no sync carries: there, the same, and readable (DESIGN 4: names and hashes only)."""
+def judge_outside(
+    host: str, master: Facts, peer: Facts, is_own: Callable[[str], bool] = lambda _path: False
+) -> Iterator[Check]:
+    """Files that the master's configuration names and no sync carries: there, the same, and readable (DESIGN 4: names and hashes only).
+
+    `is_own(path)`: a person excluded it, so each host is to have its own.
+    """
     name = "files outside the trees"
     wanted = {item["path"]: item for item in uncarried(master) if item["exists"]}
     known = {item["path"]: item for item in uncarried(peer)}
     missing = [path for path in wanted if path in known and not known[path]["exists"]]
     unknown = [path for path in wanted if path not in known]
-    other = [path for path in wanted if path in known and _differs(wanted[path], known[path])]
+    differing = [path for path in wanted if path in known and _differs(wanted[path], known[path])]
+    other = [path for path in differing if not is_own(path)]
     if missing:
         yield Check(host, name, FAILED, f"{host} lacks {_shown(missing)}", _hint(host, missing, wanted))
     if other:
@@ -39,8 +45,10 @@ def judge_outside(host: str, master: Facts, peer: Facts) -> Iterator[Check]:
         told = f"whether {host} has them shows only when a sync is tested there: {_shown(unknown)}"
         yield Check(host, name, WARNING, told, _hint(host, unknown, wanted))
     if not (missing or other or unknown):
-        yield Check(host, name, OK, f"{len(wanted)}, the same on both" if wanted else "none")
-    yield from _judge_keys_apart(host, master, set(other), wanted)
+        told = f"{len(wanted)}, the same on both" if wanted else "none"
+        told += f" but {_shown(differing)}, each host's own by `exclude`" if differing else ""
+        yield Check(host, name, OK, told)
+    yield from _judge_keys_apart(host, master, set(differing), wanted)
 
 
 def uncarried(facts: Facts) -> list[Facts]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ngxsync.core.checkup import FAILED, OK, WARNING, Check
+from ngxsync.core.config import PeerConfig
 
 Facts = Mapping[str, Any]
 CLOCK_S = 2.0  # more than this is worth a word: runs are told apart by people by their time
@@ -39,6 +40,28 @@ def judge_gate(host: str, has_gate: bool) -> Check:
         return Check(host, "restricted key", OK, "it calls the agent and fills a stage, and opens no shell")
     told = "whoever gets this key has a shell there"
     return Check(host, "restricted key", WARNING, told, f"ngxsync peer install {host}")
+
+
+def judge_config(peer: PeerConfig, file: str, ours: Facts, theirs: Facts) -> Check | None:
+    """One config.ini serves all hosts of a pair (README). None where that of the peer is not known.
+
+    So it is with an agent of an earlier release, or one that runs without root.
+    """
+    marks = ours.get("config"), theirs.get("config")
+    if "config" not in theirs or marks[0] is None or (marks[1] is None and theirs["hello"]["uid"] != 0):
+        return None
+    host, name = peer.name, "same config.ini"
+    hint = f"it goes to both, by you: scp -p {file} root@{peer.host}:{file}; then there: systemctl reload ngxsync"
+    if marks[1] is None:
+        return Check(
+            host, name, WARNING, "there is none that can be read: after a takeover that host sends nothing", hint
+        )
+    other = sorted(option for option in {*marks[0], *marks[1]} if marks[0].get(option) != marks[1].get(option))
+    if not other:
+        return Check(host, name, OK, "it says the same there")
+    more = f", and {len(other) - SHOWN} more" if len(other) > SHOWN else ""
+    told = f"it says something else there: {', '.join(other[:SHOWN])}{more}"
+    return Check(host, name, WARNING, told, hint)
 
 
 def judge_rsync(host: str, version: str) -> Check:

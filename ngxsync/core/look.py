@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from ngxsync.core.carrying import Carrying, carrying_from_json
 from ngxsync.core.readiness import Facts, Findings, Reason, running_reason
 from ngxsync.core.shapes import LATEST_S
 
@@ -39,6 +40,7 @@ class Look:
     probes: tuple[Reason, ...] = ()
     notes: tuple[Reason, ...] = ()
     nginx: Mapping[str, Nginx] = field(default_factory=dict)
+    vrrp: tuple[Carrying, ...] = ()
 
     @property
     def is_ready(self) -> bool:
@@ -65,6 +67,7 @@ class Seen:
     running: Mapping[str, Facts] = field(default_factory=dict)
     parity: str = ""
     unlike: tuple[str, ...] = ()
+    vrrp: tuple[Carrying, ...] = ()
 
 
 def joined(seen: Seen, known: Look | None) -> Look:
@@ -86,6 +89,7 @@ def joined(seen: Seen, known: Look | None) -> Look:
         probes=probes.reasons if probes else (),
         notes=probes.warnings if probes else (),
         nginx=nginx or (known.nginx if known else {}),
+        vrrp=seen.vrrp,
     )
 
 
@@ -111,6 +115,7 @@ def _look(data: Mapping[str, Any]) -> Look:
     for name in ("reasons", "warnings", "probes", "notes"):
         known[name] = tuple(map(_reason, known.get(name, ())))
     known["nginx"] = {str(host): _kept_nginx(found) for host, found in known.get("nginx", {}).items()}
+    known["vrrp"] = tuple(map(carrying_from_json, known.get("vrrp", ())))
     look = Look(**known)
     times = [look.at, look.since, *(time for time in (look.ready_at, look.probed_at) if time is not None)]
     times += [nginx.since for nginx in look.nginx.values()]
@@ -134,8 +139,10 @@ def _kept_nginx(data: Mapping[str, Any]) -> Nginx:
     return found
 
 
-def unreachable(known: Look | None, at: float, reason: Reason) -> Look:
-    """Nobody answered: nothing else was learnt."""
+def unreachable(known: Look | None, at: float, reason: Reason, ours: tuple[Carrying, ...] = ()) -> Look:
+    """Nobody answered: nothing else was learnt, but what this host is itself."""
     base = known or Look(at)
     since = base.since if known and not known.is_ready else at
-    return replace(base, at=at, since=since, reasons=(reason,), warnings=())
+    own = {each.host for each in ours}
+    vrrp = (*ours, *(each for each in base.vrrp if each.host not in own))
+    return replace(base, at=at, since=since, reasons=(reason,), warnings=(), vrrp=vrrp)

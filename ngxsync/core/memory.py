@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+from ngxsync.agent.manifest import Entry, entry_from_json
 from ngxsync.core.errors import Message
 from ngxsync.core.look import Look, look_from_json
 from ngxsync.core.model import APPLIED, BROKEN, NOT_PROVEN, UNDONE, UNKNOWN, Pause
@@ -55,6 +56,9 @@ class PeerRecord:
     `is_root` is whether the agent there runs as root, so that owners count; None where it has not said so yet.
     `look` is what was found of its readiness last, None where nobody has looked, or the record of it is damaged.
     `parity` is the digest of what no sync makes equal (core/judge_parity.py), as it was told last; "" where it never was.
+    `tenure` is that of this host in which that peer accepted last (core/standing.py), `peer_tenure` that in which the peer had
+    held the VIP last by then: drift is healed while both are the same. `received` is the run in which another host had synced
+    to this one last by then, "" for none; `pulled` is what was pulled from that peer since: both hosts had these entries then.
     `master_roots` and `peer_roots` are Snapshot.roots of both hosts at the last accepted run.
     """
 
@@ -81,6 +85,10 @@ class PeerRecord:
     last_exit: int = 0
     look: Look | None = None
     parity: str = ""
+    tenure: str = ""
+    peer_tenure: str = ""
+    received: str = ""
+    pulled: Mapping[str, Entry | None] = field(default_factory=dict)
 
     def has_root_there(self, user: str) -> bool:
         """Whether the agent runs as root: it may by sudo, whoever logs in."""
@@ -132,6 +140,8 @@ def record_from_json(data: Any) -> PeerRecord:
     values["quarantine"] = tuple(Quarantined(**_known(Quarantined, entry)) for entry in values.get("quarantine", ()))
     for name in ("master_roots", "peer_roots"):
         values[name] = {tree: dict(facts) for tree, facts in values.get(name, {}).items()}
+    pulled = values.get("pulled", {})
+    values["pulled"] = {path: None if entry is None else entry_from_json(entry) for path, entry in pulled.items()}
     for name, kind in (("refused", Refused), ("message", Message)):
         values[name] = kind(**_known(kind, values[name])) if values.get(name) else None
     values["look"] = look_from_json(values.get("look"))

@@ -11,6 +11,7 @@ from ngxsync.agent.manifest import Entry, Manifest, snapshot_id
 from ngxsync.core.errors import Message
 
 if TYPE_CHECKING:
+    from ngxsync.core.carrying import Carrying
     from ngxsync.core.look import Look
 
 # Status words of DESIGN 6; `applied` is the one outcome that is no status word.
@@ -29,6 +30,7 @@ STALE_RUNNING = "stale-running"
 NGINX_DOWN = "nginx-down"
 UNREACHABLE = "unreachable"
 FIRST_SYNC = "awaiting-first-sync"
+STANDBY = "standby"
 UNKNOWN = "unknown"
 
 # the most serious wins where several peers differ (DESIGN 6)
@@ -205,3 +207,4 @@ class StatusReport:
     peers: tuple[PeerStatus, ...] = ()
     next_fires: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
+    vrrp: tuple[Carrying, ...] = ()  # both hosts, this one first

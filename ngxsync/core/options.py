@@ -11,10 +11,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 from ngxsync.agent.manifest import is_clean
+from ngxsync.core import pairoptions
 from ngxsync.core.cronfields import check_fields
 
 SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -113,7 +115,7 @@ def read_duration(text: str) -> float:
     return seconds
 
 
-def read_soak(text: str) -> float:
+def read_delay(text: str) -> float:
     """Seconds, 0 for none."""
     return 0.0 if re.fullmatch(r"0(\.0+)?(ms|s|m|h|d)", text) else read_duration(text)
 
@@ -169,6 +171,13 @@ def read_command(text: str) -> str:
     return text
 
 
+def read_event_command(text: str) -> str:
+    """A command of one line, by the shell."""
+    if "\n" in text:
+        raise ValueError("it has more than one line, allowed is one command")
+    return text
+
+
 def read_binary(text: str) -> str:
     if text != "auto" and not is_clean(text):
         raise ValueError(f"{text!r} is no path, allowed is auto or an absolute path, e.g. /usr/local/nginx/sbin/nginx")
@@ -176,9 +185,18 @@ def read_binary(text: str) -> str:
 
 
 def read_host(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_:.][A-Za-z0-9_:.%-]*", text):
+    is_name = re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*", text)
+    if not is_name and not (re.fullmatch(r"[A-Za-z0-9:.%_-]+", text) and _is_address(text)):
         raise ValueError(f"{text!r} is no host, allowed is a name or an address; user and port have their own options")
     return text
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_port(text: str) -> int:
@@ -256,7 +274,7 @@ SYNC = {
     "max_delete": Option(_or_no(read_share), "30%"),
     "on_drift": Option(_one_of("heal", "hold"), "heal"),
     "follow": Option(_one_of("saved", "running"), "saved"),
-    "soak": Option(read_soak, "0s"),
+    "soak": Option(read_delay, "0s"),
     "keep_runs": Option(read_count, "20"),
     "keep_for": Option(read_duration, "14d"),
     "keep_size": Option(read_size, "2G"),
@@ -275,9 +293,40 @@ PEER = {
     "reload": Option(read_command),
     "prove_timeout": Option(read_duration),
     "rehearse": Option(_one_of("overlay", "live")),
+    "interface": Option(pairoptions.read_interface),
+    "priority": Option(pairoptions.read_priority),
+}
+VRRP = {
+    "vip": Option(pairoptions.read_vips),
+    "require_vip": Option(read_yes_no, "yes"),
+    "virtual_router_id": Option(pairoptions.read_router_id),
+    "advert_int": Option(read_duration, "1s"),
+    "password_file": Option(read_path),
+    "unicast": Option(read_yes_no, "no"),
+    "nopreempt": Option(read_yes_no, "no"),
+    "preempt_delay": Option(read_delay, "0s"),
+    "check_interval": Option(read_duration, "2s"),
+    "check_weight": Option(pairoptions.read_weight, "-5"),
+    "check_fall": Option(pairoptions.read_times, "3"),
+    "check_rise": Option(pairoptions.read_times, "2"),
+    "check_url": Option(read_url),
+    "notify": Option(_one_of("script", "fifo"), "script"),
+}
+MAIL = {
+    "to": Option(pairoptions.read_mail_addresses),
+    "from": Option(pairoptions.read_mail_address),
+    "smtp_host": Option(read_host, "localhost"),
+    "smtp_port": Option(read_port),
+    "security": Option(_one_of(*pairoptions.PORTS), "starttls"),
+    "user": Option(pairoptions.read_user_name),
+    "password_file": Option(read_path),
+    "ca_file": Option(read_path),
+    "on": Option(pairoptions.read_kinds, ", ".join(pairoptions.KINDS)),
+    "remind_every": Option(_or_no(read_duration), "1d"),
 }
 NGXSYNC = {
     "state_dir": Option(read_path, "/var/lib/ngxsync"),
     "log_format": Option(_one_of("text", "json"), "text"),
+    "on_event": Option(read_event_command),
 }
-SECTIONS = {"nginx": NGINX, "sync": SYNC, "ngxsync": NGXSYNC}
+SECTIONS = {"nginx": NGINX, "sync": SYNC, "vrrp": VRRP, "mail": MAIL, "ngxsync": NGXSYNC}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 
 from ngxsync.agent.manifest import DIR, FILE, LINK, Entry, Manifest, is_below, is_same
 from ngxsync.core.model import Change, Plan
@@ -72,6 +73,18 @@ def cause_of(before: Entry | None, after: Entry | None, base: Entry | None) -> s
     if is_same(before, after) or is_same(before, base):
         return BY_MASTER
     return DRIFT if is_same(after, base) else CONFLICT
+
+
+def with_received(plan: Plan, received: Manifest, covered: Callable[[str], bool]) -> Plan:
+    """The plan where the peer had synced `received` to this host since it accepted from here last: what this host has as it
+    was brought then is none of its own edits, whatever the older base says. `covered` as in make_plan, of that record."""
+    changes = (
+        replace(change, cause=cause_of(change.before, change.after, received.get(change.path)))
+        if change.cause == BY_MASTER and covered(change.path)
+        else change
+        for change in plan.changes
+    )
+    return Plan(tuple(changes))
 
 
 def _change(

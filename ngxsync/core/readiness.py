@@ -65,7 +65,7 @@ def of_error(code: str, message: Message, host: str) -> Findings:
 @dataclass(frozen=True)
 class Content:
     """What a comparison says: who wrote the peer's record (yours, first-contact, generation), what differs, the record itself,
-    its open journal; `held` is what the latest run says of why it left the difference."""
+    its open journal; `held` is what the latest run says of why it left the difference, `held_next` what is to be done then."""
 
     standing: str
     changes: Sequence[Change]
@@ -73,6 +73,7 @@ class Content:
     journal: Facts | None
     held: str = ""
     broken: str = ""
+    held_next: str = ""
 
 
 def judge_content(peer: str, found: Content) -> Findings:
@@ -111,7 +112,7 @@ def _differences(peer: str, found: Content) -> Iterator[Reason]:
         code = "rolled-back"
     number = len(changes)
     what = f"{number} path{'s differ' if number > 1 else ' differs'}: {listed([change.path for change in changes])}"
-    hint = f"ngxsync diff --peer {peer}, then ngxsync sync --peer {peer}"
+    hint = found.held_next or f"ngxsync diff --peer {peer}, then ngxsync sync --peer {peer}"
     yield Reason(code, f"{what}; {found.held}" if found.held else what, peer, hint)
 
 

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 from datetime import tzinfo
 from typing import Any
 
+from ngxsync.core.carrying import carrying_text, json_carrying
 from ngxsync.core.errors import Message
 from ngxsync.core.model import (
     APPLIED,
     IN_SYNC,
+    STANDBY,
     Change,
     Pause,
     PeerResult,
@@ -148,7 +150,7 @@ def log_line(result: RunResult, peer: PeerResult) -> str:
 
 def render_status(report: StatusReport, tz: tzinfo | None = None) -> str:
     """Worst peer first, each with its word and the recommended action."""
-    lines: list[str] = []
+    lines = [carrying_text(host, report.now, tz) for host in report.vrrp]
     for peer in worst_first(report.peers):
         lines += _status_lines(peer, report, tz)
     if not report.peers:
@@ -169,7 +171,7 @@ def _status_lines(peer: PeerStatus, report: StatusReport, tz: tzinfo | None) -> 
     if peer.last_run:
         at = f" {render_time(peer.last_run_at, now, tz)}" if peer.last_run_at is not None else ""
         lines.append(f"  last run: {peer.last_run}{at}: {peer.last_outcome}")
-    if peer.look:
+    if peer.look and peer.word != STANDBY:  # else it is what was true before
         lines.append(f"  ready:    {one_line(status_text(peer.look, now))}")
     if peer.pause:
         lines.append(f"  paused:   {_pause_text(peer.pause, now, tz)}")
@@ -268,6 +270,7 @@ def json_status(report: StatusReport) -> dict[str, Any]:
         "now": report.now,
         "next_fires": [{"what": what, "at": when} for what, when in report.next_fires],
         "notes": list(report.notes),
+        "vrrp": [json_carrying(host) for host in report.vrrp],
     }
 
 

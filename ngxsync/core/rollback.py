@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ngxsync.agent.manifest import DIR, Entry, Manifest, entry_from_json, is_below, is_same
@@ -164,3 +164,11 @@ def has_sound_excludes(projection: Mapping[str, Any]) -> bool:
     except (re.error, TypeError, ValueError, RecursionError):
         return False
     return True
+
+
+def of_this_command(message: Message) -> Message:
+    """Of a hold or failure of a sync, whose next step is here `ngxsync rollback`."""
+    hint = message.next.replace("ngxsync sync", "ngxsync rollback").replace(
+        "ngxsync diff", "ngxsync rollback --dry-run"
+    )
+    return replace(message, next=hint.replace("it is tried again", "`ngxsync rollback` tries it again"))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ngxsync.core.carrying import carrying_text, json_carrying
 from ngxsync.core.look import Look
 from ngxsync.core.readiness import Reason
 from ngxsync.core.wording import human_duration, one_line
@@ -31,8 +32,9 @@ class Verdict:
 
 
 def render_verdict(verdict: Verdict, now: float) -> str:
-    """web1 -> web2: ready, proven 12s ago, probed 40s ago"""
-    return one_line(f"{verdict.host} -> {verdict.name}: {_text(verdict.look, now)}")
+    """web1 -> web2: ready, proven 12s ago, probed 40s ago; below it what both are in VRRP, where a VIP is configured."""
+    line = one_line(f"{verdict.host} -> {verdict.name}: {_text(verdict.look, now)}")
+    return "\n".join([line, *(f"  {carrying_text(host, now)}" for host in verdict.look.vrrp)])
 
 
 def _text(look: Look, now: float) -> str:
@@ -150,6 +152,7 @@ def _json_peer(verdict: Verdict, now: float) -> dict[str, Any]:
         "accepted": "",
         "changes": [],
         **found,
+        "vrrp": [json_carrying(host) for host in look.vrrp],
     }
 
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 
 from ngxsync.core.errors import NgxsyncError
+from ngxsync.core.look import Look
+from ngxsync.core.standing import STANDBY
 from ngxsync.core.verdict import render_change
 from ngxsync.core.wording import one_line
 from ngxsync.daemon.reports import logger
@@ -24,11 +26,18 @@ LOCK_S = 5.0  # for a run that is at work to end, until what was found may be wr
 
 
 class Looker:
-    """Of one peer. `clock` is monotonic seconds."""
+    """Of one peer. `clock` is monotonic seconds; people are told by `tell(name, look)`."""
 
-    def __init__(self, peer: Peer, pipeline: Pipeline, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        pipeline: Pipeline,
+        clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[str, Look], None] = lambda _name, _look: None,
+    ) -> None:
         self.name = peer.config.name
         self._peer, self._pipeline, self._clock = peer, pipeline, clock
+        self._tell_look = tell
         self._due: float | None = None
         self._asked_since: float | None = None
         self._probe = self._is_equal = False
@@ -92,6 +101,7 @@ class Looker:
             pipeline, peers, probe=probe, is_equal=is_equal, is_wanted=lambda: not self._is_stopping, wait_s=LOCK_S
         )
         if found.is_kept:
+            self._tell_look(found.name, found.look)
             self._tell(found)
         else:
             self._probe |= probe  # for the next one
@@ -106,5 +116,6 @@ class Looker:
         if before is not None and before.is_ready == after.is_ready:
             return
         fields = {"peer": found.name, "ready": after.is_ready, "codes": [reason.code for reason in after.reasons]}
-        level = logger.info if after.is_ready else logger.warning
+        is_quiet = after.is_ready or after.reasons[0].code == STANDBY  # the question is the other host's
+        level = logger.info if is_quiet else logger.warning
         level("%s", one_line(render_change(found.name, before, after)), extra={"fields": fields})

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 
 from ngxsync.core.config import SyncConfig
 from ngxsync.core.errors import Message, NgxsyncError
-from ngxsync.core.model import RunResult, Snapshot
+from ngxsync.core.model import STANDBY, RunResult, Snapshot
 from ngxsync.daemon.reloads import RELOAD, SOAKED
 from ngxsync.daemon.reports import Tally, log_master, logger
+from ngxsync.daemon.roles import ROLE
 from ngxsync.daemon.worker import OF_EDITS, RUN_AGAIN_FROM_S, Task, Worker
 from ngxsync.flow.interfaces import Options, Prepared, Validation
 from ngxsync.flow.pipeline import Pipeline
@@ -24,7 +25,7 @@ from ngxsync.flow.triggers import Backoff, Settle, TriggerQueue
 
 CHANGE, SCHEDULE, RETRY, RESUME = "change", "schedule", "retry", "resume"
 # of several triggers the first of these names the run
-RANKS = (SCHEDULE, "start", "hup", RESUME, RELOAD, SOAKED, CHANGE, "check", RETRY)
+RANKS = (SCHEDULE, "start", "hup", ROLE, RESUME, RELOAD, SOAKED, CHANGE, "check", RETRY)
 # quiet for so long, and the file that an editor was writing is likely to be whole
 QUIET_S = 0.02
 # scan and test of the largest trees end long before
@@ -84,7 +85,8 @@ def is_same(one: Snapshot, other: Snapshot) -> bool:
 
 
 class Preparer:
-    """`learnt(prepared)` is told what was found here, before each run; `told()` follows what was made known."""
+    """`learnt(prepared)` is told what was found here, before each run; `told()` follows what was made known. People are told
+    by `tell(result)` of a run that ended here, and by `tell(None)` that one did not."""
 
     def __init__(
         self,
@@ -95,13 +97,14 @@ class Preparer:
         *,
         learnt: Callable[[Prepared], None],
         told: Callable[[], None],
+        tell: Callable[[RunResult | None], None] = lambda _result: None,
         jitter: Callable[[], float],
         retry_at_least_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.failure: RunResult | None = None  # the latest run, where it ended on this host
         self._pipeline, self._workers, self._queue, self._clock = pipeline, workers, queue, clock
-        self._learnt, self._told = learnt, told
+        self._learnt, self._told, self._tell = learnt, told, tell
         self._settle = Settle(sync.settle_s, sync.max_wait_s)
         self._quiet_s = min(QUIET_S, sync.settle_s / 4)
         self._backoff = Backoff(min(RUN_AGAIN_FROM_S, retry_at_least_s), retry_at_least_s, jitter)
@@ -233,6 +236,7 @@ class Preparer:
 
     def _passed(self, prepared: Prepared) -> None:
         self.failure = None
+        self._tell(None)
         self._tested = prepared.validation
         self._retry_at = None
         self._backoff.reset()
@@ -250,10 +254,11 @@ class Preparer:
         with suppress(NgxsyncError):  # the disk is full: the error itself says more
             result = self._pipeline.failed(options, error, started)
         self.failure = result
+        self._tell(result)
         if options.trigger not in OF_EDITS:
             for worker in self._workers.values():
                 worker.look()
-        if error.exit_status != 3:
+        if error.exit_status != 3 and result.outcome != STANDBY:  # the VIP comes with a trigger of its own
             self._retry_at = self._clock() + self._backoff.next_delay()
         if known is not None and (known.code, known.problems, known.message) == (
             result.code,

@@ -63,7 +63,8 @@ def log_master(result: RunResult) -> None:
         reasons += [message.state] if message.state else []
     text = f"{result.outcome}{f' ({result.code})' if result.code else ''} [run {result.run}, {result.trigger}]"
     fields = {"run": result.run, "outcome": result.outcome, "code": result.code, "exit": result.exit}
-    logger.log(_level(result.exit), "%s", one_line(": ".join([text, *reasons])), extra={"fields": fields})
+    level = logging.INFO if result.outcome == model.STANDBY else _level(result.exit)
+    logger.log(level, "%s", one_line(": ".join([text, *reasons])), extra={"fields": fields})
 
 
 def _level(exit_status: int) -> int:

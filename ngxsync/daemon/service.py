@@ -9,14 +9,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ngxsync.core.config import Config
 from ngxsync.core.errors import NgxsyncError
 from ngxsync.core.wording import one_line
 from ngxsync.daemon.crew import Crew
-from ngxsync.daemon.instance import only_instance
+from ngxsync.daemon.instance import note_config, only_instance, take_no_word
 from ngxsync.edges import service
 from ngxsync.edges.configfile import read_config
 
@@ -26,7 +26,7 @@ TICK_S = 5.0
 WAITING_TICK_S = 0.05
 # within TimeoutStopSec of the unit (3min); the peer's transaction ends by itself in any case
 STOP_S = 170.0
-HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Signals:
@@ -45,7 +45,7 @@ class Signals:
 
 @contextmanager
 def caught_signals() -> Iterator[Signals]:
-    """SIGTERM, SIGINT and SIGHUP arrive here instead of ending the process. In the main thread only."""
+    """SIGTERM, SIGINT, SIGHUP and SIGUSR1 arrive here instead of ending the process. In the main thread only."""
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     before = {number: signal.signal(number, lambda _number, _frame: None) for number in HANDLED}
@@ -80,6 +80,7 @@ class Daemon:
         self._status = self._remark = ""
         self._telling = threading.Lock()
         self._crew = Crew(config, self._tell_status)
+        self._note(config)
 
     def run(self) -> int:
         self._crew.start("start")
@@ -89,10 +90,15 @@ class Daemon:
             while (number := self._signals.wait(self._tick_s)) not in (signal.SIGTERM, signal.SIGINT):
                 if number == signal.SIGHUP:
                     self._reload()
+                elif number == signal.SIGUSR1:  # keepalived's word was taken by the agent's notify
+                    self._crew.wake()
                 self._beat()
         finally:
             service.stopping("stopping")
             self._end(self._crew)
+            for state_dir in self._owned_dirs:
+                take_no_word(state_dir)
+            self._crew.mailer.finish()
         logger.info("stopped")
         return 0
 
@@ -117,16 +123,23 @@ class Daemon:
             self._own(config.state_dir)
             crew = Crew(config, self._tell_status)
         except NgxsyncError as error:
-            text = one_line(str(error.message))
+            text = one_line(error.message.in_one_line)
             logger.error("the new configuration was not taken, the old one stays: %s", text)
             self._remark = f"the new configuration was not taken: {text}; "
         else:
             service.setup_logging(config.log_format)
             former, self._crew, self._remark = self._crew, crew, ""
+            self._note(config)
             self._end(former)
             self._crew.start("hup")
             logger.info("configuration taken: %s", one_line(self._description()))
         service.ready(self._full_status())
+
+    @staticmethod
+    def _note(config: Config) -> None:
+        """For `status`, which says where the file was changed since; on a full disk it says so too often."""
+        with suppress(NgxsyncError):
+            note_config(config)
 
     def _own(self, state_dir: Path) -> None:
         if state_dir not in self._owned_dirs:

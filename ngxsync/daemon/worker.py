@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from ngxsync.core import model
 from ngxsync.core.errors import Message, NgxsyncError
+from ngxsync.core.look import Look
 from ngxsync.core.model import PeerResult, RunResult
 from ngxsync.daemon.looking import Looker
 from ngxsync.daemon.reports import Tally, is_news, logger, remembered
@@ -48,7 +49,8 @@ class Task:
 
 
 class Worker:
-    """`retry(name)` asks for a new run on this peer alone; `told()` follows each result. `clock` is monotonic seconds."""
+    """`retry(name)` asks for a new run on this peer alone; `told()` follows each result; people are told by `tell(result)`
+    and `tell_look(name, look)`. `clock` is monotonic seconds."""
 
     def __init__(
         self,
@@ -57,6 +59,8 @@ class Worker:
         *,
         retry: Callable[[str], None],
         told: Callable[[], None],
+        tell: Callable[[PeerResult], None] = lambda _result: None,
+        tell_look: Callable[[str, Look], None] = lambda _name, _look: None,
         jitter: Callable[[], float],
         retry_at_least_s: float,
         clock: Callable[[], float] = time.monotonic,
@@ -64,6 +68,7 @@ class Worker:
         self.name = peer.config.name
         self.latest: PeerResult | None = None
         self._peer, self._pipeline, self._retry, self._told, self._clock = peer, pipeline, retry, told, clock
+        self._tell = tell
         self._probes = Backoff(PROBE_FROM_S, PROBE_TO_S, jitter)
         self._runs = Backoff(min(RUN_AGAIN_FROM_S, retry_at_least_s), retry_at_least_s, jitter)
         self._retry_at: float | None = None
@@ -71,7 +76,7 @@ class Worker:
         self._overruled: tuple[RunResult, Options] | None = None
         self._is_warming = self._is_stopping = False
         self._brake = Brake()
-        self._looker = Looker(peer, pipeline, clock)
+        self._looker = Looker(peer, pipeline, clock, tell_look)
         self._busy_since: float | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name=f"peer {self.name}", daemon=True)
@@ -198,15 +203,17 @@ class Worker:
     def _conclude(self, task: Task, result: PeerResult) -> None:
         found = result if result.snapshot else replace(result, snapshot=task.prepared.snapshot.id)
         previous, self.latest = self.latest, remembered(found)
+        self._tell(found)
         self._set_retry(previous, found)
         is_check = task.options.trigger not in OF_EDITS
         is_equal = result.outcome in (model.APPLIED, model.IN_SYNC)
-        self._looker.ask(now=is_check, probe=is_check or result.outcome == model.APPLIED, is_equal=is_equal)
+        if result.outcome != model.STANDBY:  # else whether the other one is ready is not this host's question
+            self._looker.ask(now=is_check, probe=is_check or result.outcome == model.APPLIED, is_equal=is_equal)
         task.tally.add(result, started=task.started, is_news=is_news(previous, found))
         self._told()
 
     def _set_retry(self, previous: PeerResult | None, result: PeerResult) -> None:
-        if result.exit not in TRIED_AGAIN:
+        if result.exit not in TRIED_AGAIN and result.code != "vip":
             self._probes.reset()
             self._runs.reset()
             return

@@ -22,6 +22,19 @@ os.umask(0o077)  # before Python writes what it compiled
 if sys.version_info < (3, 6):
     sys.stderr.write("{TOO_OLD}\\n")
     sys.exit(127)
+try:  # of this release to its end, whatever `current` leads to meanwhile
+    sys.path[0] = os.path.join(os.path.dirname(sys.path[0]), os.readlink(sys.path[0]))
+except OSError:
+    pass
+if sys.argv[1:2] == ["check-nginx"]:
+    try:  # before anything heavy is imported: keepalived may call it each second
+        from {PACKAGE}.liveness import check
+        status = check(sys.argv[2:]) + int(os.environ.get("NGXSYNC_SAYS", 0))
+    except Exception as error:
+        sys.stderr.write("check-nginx: a fault of ngxsync: %r\\n" % error)
+        sys.stderr.flush()
+        status = 70
+    os._exit(status)
 from {PACKAGE}.main import main
 sys.exit(main(sys.argv[1:]))
 """

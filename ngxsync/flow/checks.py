@@ -17,7 +17,7 @@ from ngxsync.core import judge_host, judge_leans, judge_pair, judge_parity
 from ngxsync.core.checkup import FAILED, OK, Check, check_of_message
 from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import AgentFailed, NgxsyncError
-from ngxsync.core.excludes import ALWAYS, BUILTIN, make_projection
+from ngxsync.core.excludes import ALWAYS, BUILTIN, is_own_by, make_projection
 from ngxsync.core.following import judge_follow
 from ngxsync.core.memory import PeerRecord
 from ngxsync.core.model import Snapshot
@@ -60,6 +60,7 @@ class MasterView:
     facts: Facts
     named: Named
     snapshot: Snapshot | None
+    shares_config: bool = False  # with the peers
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """{tree: (bytes, entries)}."""
@@ -74,7 +75,7 @@ class MasterView:
         return {tree: (size, count) for tree, (size, count) in trees.items()}
 
 
-def check_master(config: Config, master: Master, local: LocalFacts) -> MasterView:
+def check_master(config: Config, master: Master, local: LocalFacts, *, shares_config: bool = False) -> MasterView:
     """All that concerns this host alone. Raises NgxsyncError where the agent's code gives no answer here."""
     name = master.name
     checks = [Check(name, "configuration", OK, config.file)]
@@ -100,7 +101,7 @@ def check_master(config: Config, master: Master, local: LocalFacts) -> MasterVie
     except NgxsyncError as error:
         checks.append(check_of_message(name, "tree", error.message))
     checks += _special_files(name, snapshot)
-    return MasterView(tuple(checks), facts, named, snapshot)
+    return MasterView(tuple(checks), facts, named, snapshot, shares_config)
 
 
 def _master_configuration(config: Config, master: Master, facts: Facts) -> Iterator[Check]:
@@ -159,6 +160,8 @@ def check_peer(
     yield Check(name, "agent", OK, f"protocol {hello['protocol']}, Python {hello['python']}, {started}")
     yield judge_pair.judge_gate(name, hello.get("gate") is True)
     yield judge_pair.judge_clock(name, hello["now"] - (asked + answered) / 2, (answered - asked) / 2)
+    if view.shares_config:
+        yield from filter(None, [judge_pair.judge_config(peer.config, config.file, view.facts, facts)])
     yield from judge_peer(config, peer.config, view, facts, owners=owners)
     yield judge_excludes(config, peer.config, view.named.self_excludes, checked.record)
 
@@ -193,7 +196,7 @@ def judge_peer(config: Config, peer: PeerConfig, view: MasterView, facts: Facts,
     yield from judge_host.judge_space(name, facts, sizes=view.sizes())
     yield judge_pair.judge_users(name, facts["missing_users"])
     yield judge_pair.judge_listens(name, view.facts, facts)
-    yield from judge_leans.judge_outside(name, view.facts, facts)
+    yield from judge_leans.judge_outside(name, view.facts, facts, is_own_by(config, peer))
     yield from judge_leans.judge_leaning(name, facts, view.facts)
     yield from filter(None, [judge_leans.judge_renewal(name, facts, config.sync.trees)])
     yield judge_host.judge_selinux(name, facts["selinux"])

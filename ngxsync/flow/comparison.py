@@ -15,6 +15,7 @@ from ngxsync.core.guards import PeerFacts
 from ngxsync.core.memory import PeerRecord
 from ngxsync.core.model import Plan, Projection, Snapshot
 from ngxsync.core.plan import DELETED, make_plan, parents
+from ngxsync.core.standing import Standing, why_not_healed
 from ngxsync.flow.interfaces import Comparison
 
 YOURS, FIRST_CONTACT, GENERATION = "yours", "first-contact", "generation"
@@ -34,6 +35,7 @@ def compare(
     record: PeerRecord,
     base: Manifest | None,
     answer: Mapping[str, Any],
+    pushing: Standing,
 ) -> Comparison:
     """`answer` is the peer's scan; `base` this master's copy of the accepted manifest that the scan was asked against.
 
@@ -57,11 +59,8 @@ def compare(
     covered = covered_by(accepted if standing == YOURS else None)
     plan = make_plan(snapshot.manifest, live, common, covered, main_conf=config.nginx.conf)
     if not plan and answer["id"] != snapshot.id:
-        what = "it says that nothing differs, and by its own id something does"
-        raise AgentFailed(
-            Message(what, f"{peer.user}@{peer.host}", f"{peer.name} unchanged", "sync again"), code="answer"
-        )
-    facts = _facts_from(answer, peer.name, live, record)
+        raise _contradiction(peer)
+    facts, last_tenure = _facts_from(answer, peer.name, live, record), str(answer.get("last_tenure", ""))
     return Comparison(
         peer=facts,
         snapshot=snapshot,
@@ -73,7 +72,16 @@ def compare(
         is_empty=bool(answer["empty"]),
         journal=answer["journal"],
         now=float(answer["now"]),
+        carried=tuple(answer["carried"]) if "carried" in answer else None,
+        last_tenure=last_tenure,
+        why_not_healed=why_not_healed(pushing, record.tenure, peer.name, last_tenure != record.peer_tenure),
     )
+
+
+def _contradiction(peer: PeerConfig) -> AgentFailed:
+    what = "it says that nothing differs, and by its own id something does"
+    message = Message(what, f"{peer.user}@{peer.host}", f"{peer.name} unchanged", "sync again")
+    return AgentFailed(message, code="answer")
 
 
 def replanned(config: Config, compared: Comparison, snapshot: Snapshot) -> Comparison:

@@ -29,11 +29,14 @@ def holds_of(
     following: Following | None = None,
 ) -> tuple[Hold, ...]:
     """Every reason to stop here, those that were forced left out. Raises ConfigError for a code that is none."""
+    if compared.carried or (compared.carried is None and config.vrrp.decides):
+        return (outcomes.vip_hold(compared),)
     settings = GuardSettings(
         content=config.nginx.content,
         main_conf=config.nginx.conf,
         max_delete_pct=config.sync.max_delete_pct,
         on_drift=config.sync.on_drift,
+        why_not_healed=compared.why_not_healed,
         master_name=master,
     )
     peer = compared.peer.name

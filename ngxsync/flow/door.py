@@ -117,7 +117,8 @@ def prove(peer: PeerConfig, key: ByKey, token: str) -> None:
         checked("hello", request, answer, peer.name, f"{peer.user}@{peer.host}")
         if not answer["ok"]:
             raise AgentFailed(message_of(answer, peer), code=str(answer["code"]))
-    if token in key.says(f"echo {token}", timeout_s=HELLO_S):
+    # the gate there writes down that it refused this: its reader sees whose it was
+    if token in key.says(f"echo ngxsync-peer-install-tries-for-a-shell {token}", timeout_s=HELLO_S):
         what = f"the key {peer.identity} still gives a shell there"
         hint = f"does sshd on {peer.name} read keys elsewhere too? see `sshd -T` there"
         raise NotClosed(Message(what, f"{peer.user}@{peer.host}", "the key is not restricted", hint))

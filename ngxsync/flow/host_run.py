@@ -89,7 +89,8 @@ class HostRun(ABC):
             self._recover()
             return self.compare(may_recover=False)
         self.record = replace(self.record, broken="")
-        compared = compare(self.config, self.peer.config, self.snapshot, self.record, base, answer)
+        pushing = self.prepared.standing
+        compared = compare(self.config, self.peer.config, self.snapshot, self.record, base, answer, pushing)
         self.plan = compared.plan
         if base is None and compared.base is not None and not self.options.dry_run:
             self.memory.save_accepted(self.name, self.record.generation, compared.base)
@@ -240,7 +241,7 @@ class HostRun(ABC):
         with self.timed("transact"):
             try:
                 answer = self._call("transact", request, timeout_s, self._go)
-            except (outcomes.Superseded, Held, Locked):
+            except (outcomes.Superseded, Held, Locked, TransferFailed):
                 self._note_open("")  # given up before it began
                 raise
             except (PeerUnreachable, AgentFailed) as error:
@@ -310,6 +311,8 @@ class HostRun(ABC):
                 peer_roots=dict(compared.peer.roots),
                 refused=None,
                 quarantine=(),
+                tenure=self.prepared.standing.tenure,
+                peer_tenure=compared.last_tenure,
             )
         elif result.outcome == model.REFUSED:
             why = str(result.problems[0]) if result.problems else "nginx refused it"
@@ -327,7 +330,7 @@ class HostRun(ABC):
 
     def _remember_equal(self, compared: Comparison) -> PeerResult:
         roots = {"master_roots": dict(compared.snapshot.roots), "peer_roots": dict(compared.peer.roots)}
-        self.record = replace(self.record, refused=None, quarantine=(), **roots)
+        self.record = replace(self.record, refused=None, quarantine=(), pulled={}, **roots)
         if not self.options.dry_run:
             self.memory.save_peer(self.record)
         return self.result(model.IN_SYNC, compared)

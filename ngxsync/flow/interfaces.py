@@ -14,6 +14,7 @@ from ngxsync.core.config import PeerConfig
 from ngxsync.core.following import Following, Found, Kept, Serving
 from ngxsync.core.guards import PeerFacts
 from ngxsync.core.model import Plan, Problem, Projection, Snapshot
+from ngxsync.core.standing import Received, Standing
 from ngxsync.flow.brake import Brake
 
 Progress = Callable[[str, str, int, int], None]  # peer, step, done, total (0 where unknown)
@@ -85,6 +86,10 @@ class Master(Protocol):
 
     def settle(self, wait_s: float) -> object: ...
 
+    def standing(self) -> Standing: ...
+
+    def received(self, known: str) -> Received | None: ...
+
     def receiver(self, config: PeerConfig) -> Receiver: ...
 
 
@@ -146,7 +151,7 @@ class Options:
 class Prepared:
     """Steps 2 and 3 for all peers: the validated snapshot (with the excludes common to all), and what nginx said.
 
-    `mark` names the latest run that had changed this host's own trees by then (Master.settle).
+    `mark` names the latest run that had changed this host's own trees by then (Master.settle). `standing` was looked at before all.
     `following`: whether this host's own nginx runs it, where the peers are to follow that (`follow`, `soak`).
     """
 
@@ -156,6 +161,7 @@ class Prepared:
     named: Named
     mark: object = None
     following: Following = field(default_factory=Following)
+    standing: Standing = field(default_factory=Standing)
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,9 @@ class Comparison:
     is_empty: bool
     journal: Mapping[str, Any] | None
     now: float
+    carried: tuple[str, ...] | None = ()  # VIPs that the peer has; None: its agent is too old to say
+    last_tenure: str = ""  # when the peer had them all last, "" for never
+    why_not_healed: str = ""  # core/standing.py
 
     @property
     def peer_id(self) -> str:

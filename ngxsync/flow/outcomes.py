@@ -12,7 +12,9 @@ from ngxsync.core.config import PeerConfig
 from ngxsync.core.errors import AgentFailed, Held, Locked, Message, NgxsyncError, PeerUnreachable
 from ngxsync.core.guards import Hold
 from ngxsync.core.model import PeerResult, Plan, Problem
-from ngxsync.core.wording import short_id
+from ngxsync.core.readiness import OLD_AGENT
+from ngxsync.core.standing import PROMOTED
+from ngxsync.core.wording import safe_name, short_id
 from ngxsync.flow.interfaces import Comparison
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ EXITS = {
     model.UNDONE: 6,
     model.BROKEN: 7,
     model.HELD: 8,
+    model.STANDBY: 8,
 }
 
 # failures of a transaction that are no verdict: planned and sent anew, at once or with back-off
@@ -190,8 +193,8 @@ def failed(name: str, error: NgxsyncError, timings: Mapping[str, float], plan: P
     """The result of a run that raised: held, refused earlier, unreachable, or failed in between."""
     words = {3: model.REFUSED, 5: model.REFUSED, 6: model.UNDONE, 7: model.BROKEN, 8: model.HELD, 9: model.HELD}
     outcome = words.get(error.exit_status, model.UNKNOWN)
-    if error.code == "paused":
-        outcome = model.PAUSED
+    if error.code in (model.PAUSED, model.STANDBY):
+        outcome = error.code
     elif error.code == "first-contact":
         outcome = model.FIRST_SYNC
     elif isinstance(error, PeerUnreachable):
@@ -230,12 +233,40 @@ def joined(holds: Sequence[Hold]) -> Message:
     )
 
 
+def vip_hold(compared: Comparison) -> Hold:
+    """Whoever holds the VIP serves: it is not written to, whatever this host believes (TRANSACTION, who may write)."""
+    peer = compared.peer.name
+    if compared.carried is None:
+        what = f"whether {peer} carries the VIP is not known: {OLD_AGENT}"
+        return Hold("vip", Message(what, peer, f"{peer} unchanged", f"ngxsync peer install {peer}"))
+    what = f"{peer} carries the VIP {', '.join(map(safe_name, compared.carried))}: what serves there is not changed from here"
+    hint = (
+        "where this host carries it too, they do not hear each other: `ngxsync keepalived check`; it goes on by itself"
+    )
+    return Hold("vip", Message(what, peer, f"{peer} unchanged", hint))
+
+
 def generation_hold(compared: Comparison, peer: str) -> Hold:
     accepted = compared.accepted or {}
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(accepted["at"])))
     what = f"{accepted['written_by']} wrote there last (run {accepted['run']}, {when}), not this host's latest run"
+    if accepted.get("kind") == PROMOTED:
+        what = f"{peer} was promoted by a person ({when}): it is the one that pushes"
     hint = "look at `ngxsync diff`; `ngxsync sync --force generation` overwrites it"
+    if compared.adopt:  # equal, and nothing is taken over from a host that was promoted
+        hint = "nothing to do: it takes this host over as its peer; `ngxsync promote` here turns the direction back"
     return Hold("generation", Message(what, peer, f"{peer} unchanged", hint))
+
+
+def undirected_hold(compared: Comparison, peer: str, master: str) -> Hold:
+    """Equal, without a VIP, and nobody said that this host pushes there."""
+    if compared.accepted is None:
+        what = f"{master} and {peer} are equal, and nobody has said yet which of them pushes"
+        hint = "`ngxsync sync` on the one that shall push: the other one is on standby from then on"
+        return Hold("first-contact", Message(what, peer, f"{peer} unchanged", hint))
+    hold = generation_hold(compared, peer)
+    hint = "nothing to do where that host pushes; `ngxsync promote` here makes this one push"
+    return replace(hold, message=replace(hold.message, next=hint))
 
 
 def first_contact_hold(peer: str, master: str) -> Hold:

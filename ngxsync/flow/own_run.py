@@ -59,6 +59,12 @@ class OwnRun(HostRun):
     def _project(self) -> None:
         self.projection, self.snapshot = self.planned.projection, self.planned
 
+    def _call(
+        self, verb: str, request: dict[str, Any], timeout_s: float, go: Callable[[], None] | None = None
+    ) -> dict[str, Any]:
+        """A person on the host itself may change it while it serves (TRANSACTION, who may write)."""
+        return super()._call(verb, {**request, "vips": []}, timeout_s, go)
+
     def labelled(self, plan: Plan) -> Plan:
         """With the causes of the choice: of this host's own scan alone nobody knows any."""
         known = self.choice.changes

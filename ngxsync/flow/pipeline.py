@@ -5,6 +5,7 @@ Manifests say what, triggers only when. Dry run is the same path, ending earlier
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,14 +21,17 @@ from ngxsync.core.excludes import make_projection
 from ngxsync.core.following import Following, Serving
 from ngxsync.core.model import PeerResult, Plan, Problem, RunResult, Snapshot, worst_exit
 from ngxsync.core.render import json_run
+from ngxsync.core.standing import STANDBY, Standing
 from ngxsync.flow import outcomes
 from ngxsync.flow.following import judge
 from ngxsync.flow.interfaces import Comparison, Master, Named, Options, Peer, Prepared, Validation
-from ngxsync.flow.peer_run import PeerRun
+from ngxsync.flow.peer_run import PeerRun, raise_if_paused
 
 ATTEMPTS = 3  # of scanning anew where master or peer changed while a run was at work
 RUNS_KEPT = 500  # whatever they did; and of those that changed something as many as the peers keep
 ASK_AGAIN_S = 1.0
+# what a person is told to type about one peer; the record of a pull that is undone knows which
+FOR_ONE = re.compile(r"\bngxsync (?:diff|sync|pull|rollback)\b(?! --peer| --undo)")
 
 
 class Pipeline:
@@ -68,14 +72,32 @@ class Pipeline:
         return after, validation, named
 
     def prepare(self, options: Options) -> Prepared:
+        """Of trees that no run on this host (a pull) was at work on meanwhile."""
+        prepared = self._prepared(options)
+        for _ in range(ATTEMPTS - 1):
+            if self.settle(options) == prepared.mark:
+                break
+            prepared = self._prepared(options)
+        return prepared
+
+    def _prepared(self, options: Options) -> Prepared:
         mark = self.settle(options)
+        standing = self.standing(options)
         run = self.memory.new_run_id(self.random_hex())
         if options.full:
             self.scan(self.master.named(), full=True)
         serving = self._serving()
         snapshot, validation, named = self.validate()
         following = self._following(serving, snapshot, named)
-        return Prepared(run, snapshot, validation, named, mark, following)
+        return Prepared(run, snapshot, validation, named, mark, following, standing)
+
+    def standing(self, options: Options) -> Standing:
+        """Only who holds the VIP pushes, or without one whom nobody synced to since it was promoted. Raises Held (standby)."""
+        standing = self.master.standing()
+        hold = standing.hold(options.force)
+        if hold is not None:
+            raise hold
+        return standing
 
     def settle(self, options: Options) -> object:
         """Nothing is read of trees that a run on this host itself (a pull) left half done: that is finished or undone first.
@@ -89,10 +111,10 @@ class Pipeline:
 
         The caller tests, scans again, and lets nobody through the gate unless both agree with this.
         """
-        mark, serving = self.settle(Options()), self._serving()
+        mark, serving, standing = self.settle(Options()), self._serving(), self.standing(Options())
         named = self.master.named()
         run, snapshot = self.memory.new_run_id(self.random_hex()), self.scan(named, full=False)
-        return Prepared(run, snapshot, tested, named, mark, self._following(serving, snapshot, named))
+        return Prepared(run, snapshot, tested, named, mark, self._following(serving, snapshot, named), standing)
 
     def _serving(self) -> Serving | None:
         """What runs here, for peers that follow it. Before the scan: a reload after it may have read what it did not see."""
@@ -185,9 +207,16 @@ class Pipeline:
             raise
         except NgxsyncError as error:
             result = outcomes.failed(name, error, timings, plan)
-        result = replace(result, warnings=(*told, *result.warnings))
+        result = self.addressed(replace(result, warnings=(*told, *result.warnings)))
         self._remember(name, run, result, options)  # as recorded, however often it was planned anew
         return result
+
+    def addressed(self, result: PeerResult) -> PeerResult:
+        """Where there are several peers, what to do about this one is told with its name: else it would be done to all."""
+        if result.message is None or len(self.peers) < 2:
+            return result
+        hint = FOR_ONE.sub(rf"\g<0> --peer {result.name}", result.message.next)
+        return replace(result, message=replace(result.message, next=hint))
 
     def peer_run(self, peer: Peer, prepared: Prepared, options: Options) -> PeerRun:
         return PeerRun(self.config, self.master, peer, self.memory, prepared, options)
@@ -205,12 +234,7 @@ class Pipeline:
                 time.sleep(min(ASK_AGAIN_S, max(0.0, end - time.monotonic())))
 
     def _raise_if_paused(self, name: str, options: Options) -> None:
-        pause = self.memory.active_pause(name)
-        if pause is None or options.dry_run or "paused" in options.force:
-            return
-        what = f"paused by {pause.who}: {pause.reason}"
-        hint = "`ngxsync resume` ends it; `ngxsync sync --force paused` goes past it once"
-        raise Held(Message(what, name, f"{name} unchanged", hint), code="paused")
+        raise_if_paused(self.memory, name, options)
 
     def _remember(self, name: str, run: str, result: PeerResult, options: Options) -> None:
         """The status word and the latest run of this peer, for `status`."""
@@ -277,6 +301,7 @@ class Refusal(MasterInvalid):
 def failed_run(run: str, options: Options, error: NgxsyncError, started: float) -> RunResult:
     """A run that ended before any peer was asked."""
     outcome = {3: model.REFUSED, 7: model.BROKEN, 8: model.HELD}.get(error.exit_status, model.UNKNOWN)
+    outcome = model.STANDBY if error.code == STANDBY else outcome
     return RunResult(
         run=run,
         trigger=options.trigger,

@@ -6,11 +6,11 @@ the one that receives. Its nginx is not asked before: its configuration may be j
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from ngxsync.agent.manifest import is_below
+from ngxsync.agent.manifest import Entry, is_below
 from ngxsync.core import model
 from ngxsync.core.errors import Held, Message
 from ngxsync.core.guards import Hold
@@ -73,7 +73,11 @@ class Pull(Pipeline):
             )
             hint = hint.replace("it is tried again", "`ngxsync pull` tries it again")
         where = message.where.replace(f"{peer.config.user}@{self.master.name}", self.master.name)
-        return replace(result, message=replace(message, where=where, next=hint))
+        return super().addressed(replace(result, message=replace(message, where=where, next=hint)))
+
+    def addressed(self, result: PeerResult) -> PeerResult:
+        """Not before the words are those of a pull."""
+        return result
 
     def note_failed(self, name: str, result: RunResult, options: Options) -> None:
         """What failed here says nothing of the peer."""
@@ -111,8 +115,15 @@ class PullRun(PeerRun):
         finally:
             self.plan, self.bytes_sent = own.labelled(own.plan), own.bytes_sent
             self.timings.update(own.timings)
+        if result.outcome in (model.APPLIED, model.NOT_PROVEN):
+            self.record = replace(self.record, pulled=self.agreed(own.choice))
+            self.memory.save_peer(self.record)
         message = self.told(result) or result.message
         return replace(result, name=self.name, changes=self.plan.changes, accepted="", message=message)
+
+    def agreed(self, choice: Choice) -> Mapping[str, Entry | None]:
+        """What both hosts had since that peer accepted from here: a peer's edit that is taken back later is one more edit of its own."""
+        return {**self.record.pulled, **{path: change.after for path, change in choice.changes.items()}}
 
     def told(self, result: PeerResult) -> Message | None:
         """What is said of it here; None: as it says itself."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ngxsync.agent.manifest import Entry, entry_from_json
 from ngxsync.core import model
 from ngxsync.core.errors import AgentFailed, Held, Message
@@ -25,6 +27,9 @@ class UndoRun(PullRun):
         choice = put_back(self._replaced(), self.snapshot.manifest, limits=limits, is_forced=is_forced)
         self._raise_if_edited(choice)
         return self.result_of(OwnRestore(self, choice, self.record.peer_roots, self.goal.confirm))
+
+    def agreed(self, choice: Choice) -> Mapping[str, Entry | None]:
+        return {path: entry for path, entry in self.record.pulled.items() if path not in choice.changes}
 
     def _replaced(self) -> list[tuple[str, Entry | None, Entry | None]]:
         """Of all that the run put here: (path, before, after). Raises NoSuchRun."""

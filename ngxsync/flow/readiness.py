@@ -14,9 +14,10 @@ from typing import Any
 
 from ngxsync.agent.manifest import PROTOCOL
 from ngxsync.core import judge_leans, judge_parity, model
+from ngxsync.core.carrying import Carrying, carrying_of, judge_vrrp
 from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import AgentFailed, Message, NgxsyncError, PeerUnreachable
-from ngxsync.core.excludes import make_projection
+from ngxsync.core.excludes import is_own_by, make_projection
 from ngxsync.core.look import Look, Seen, joined, unreachable
 from ngxsync.core.memory import PeerRecord
 from ngxsync.core.model import RunResult
@@ -35,6 +36,7 @@ from ngxsync.core.readiness import (
     of_error,
     sharper,
 )
+from ngxsync.core.standing import STANDBY, Standing
 from ngxsync.flow import requests
 from ngxsync.flow.interfaces import Named, Options, Peer, Prepared, Validation
 from ngxsync.flow.outcomes import message_of
@@ -66,7 +68,8 @@ class Looked:
 def request_of(config: Config, peer: PeerConfig | None) -> dict[str, Any]:
     """What facts and probe are asked with, beside who is asked."""
     projection = make_projection(config, peer, None, owners=False)
-    return {"projection": projection.as_json(), "rehearse": False, "wait_s": PROBE_S}
+    vips = list(config.vrrp.addresses)
+    return {"projection": projection.as_json(), "rehearse": False, "wait_s": PROBE_S, "vips": vips}
 
 
 def known_names(records: Collection[PeerRecord]) -> Named | None:
@@ -136,13 +139,18 @@ class Looking:
             name, master = peer.config.name, self._pipeline.master.name
             findings, generation = content.result() if content else (Findings(), record.generation or "")
             if findings.reasons and findings.reasons[0].code == "unreachable":
-                return Seen(time.time(), generation, findings)
-            found, running, (parity, unlike) = self._of_facts(name, facts)
+                ours_alone = of_vrrp(name, master, answer_of(self._facts, master), findings)[1]
+                return Seen(time.time(), generation, findings, vrrp=ours_alone)
+            found, running, (parity, unlike) = self._of_facts(peer.config, facts)
+            more, vrrp = of_vrrp(name, master, answer_of(self._facts, master), answer_of(facts, name))
+            more = of_record(self._pipeline.master.standing(), master) + more
             probes = None
             if ours is not None and theirs is not None:
                 probes = of_answers(master, name, ours, theirs)
             found += of_pause(name, self._pipeline.memory.active_pause(name))
-            return Seen(time.time(), generation, findings + found, probes, running, parity, unlike)
+            if any(reason.code == STANDBY for reason in more.reasons):
+                return Seen(time.time(), generation, more, None, running, parity, unlike, vrrp)
+            return Seen(time.time(), generation, more + findings + found, probes, running, parity, unlike, vrrp)
 
         return seen
 
@@ -173,13 +181,14 @@ class Looking:
             return of_error("unreachable", error.message, name), known
         except NgxsyncError as error:
             return of_error(error.code, error.message, name), known
-        held = record.message.what if record.message and record.word in HELD else ""
+        held = record.message if record.message and record.word in HELD else Message("")
         changes, accepted = compared.plan.changes, compared.accepted
-        found = Content(compared.standing, changes, accepted, compared.journal, held, record.broken)
+        found = Content(compared.standing, changes, accepted, compared.journal, held.what, record.broken, held.next)
         return judge_content(name, found), str((accepted or {}).get("generation", ""))
 
-    def _of_facts(self, name: str, asked: Future[Facts]) -> tuple[Findings, dict[str, Facts], Told]:
-        master = self._pipeline.master.name
+    def _of_facts(self, peer: PeerConfig, asked: Future[Facts]) -> tuple[Findings, dict[str, Facts], Told]:
+        name, master = peer.name, self._pipeline.master.name
+        is_own = is_own_by(self._pipeline.config, peer)
         ours, theirs = answer_of(self._facts, master), answer_of(asked, name)
         found = Findings()
         running = {}
@@ -194,19 +203,35 @@ class Looking:
         if not isinstance(theirs, Findings):
             found += judge_recovery(name, theirs)
             if not isinstance(ours, Findings):
-                found += judge_both(name, ours, theirs)
+                found += judge_both(name, ours, theirs, is_own)
                 told = parity_of(name, ours, theirs)
         return found, running, told
 
 
-def judge_both(name: str, master: Facts, peer: Facts) -> Findings:
+def of_vrrp(
+    name: str, master: str, ours: Facts | Findings, theirs: Facts | Findings
+) -> tuple[Findings, tuple[Carrying, ...]]:
+    """Whether the VIP would come to that peer, and what both are."""
+    now, answers = time.time(), {master: ours, name: theirs}
+    found = {host: answer.get("vrrp") for host, answer in answers.items() if not isinstance(answer, Findings)}
+    told = tuple(carrying_of(host, each, now) for host, each in found.items() if each)
+    return judge_vrrp(master, name, found.get(master), found.get(name)), told
+
+
+def of_record(standing: Standing, master: str) -> Findings:
+    """Without a VIP: a host that is synced to is asked about the wrong way round."""
+    message = None if standing.vips else standing.standby
+    return of_error(STANDBY, message, master) if message else Findings()
+
+
+def judge_both(name: str, master: Facts, peer: Facts, is_own: Callable[[str], bool]) -> Findings:
     """What the configuration leans on, and parity: the judges of `check`."""
     found = judge_listens(name, master, peer)
     if not (master["nginx"]["found"] and peer["nginx"]["found"]):
         return found
     checks = [
         *judge_parity.judge_parity(name, master, peer),
-        *sharper(judge_leans.judge_outside(name, master, peer)),
+        *sharper(judge_leans.judge_outside(name, master, peer, is_own)),
         *judge_leans.judge_leaning(name, peer, master),
     ]
     return found + of_checks(checks)
@@ -311,5 +336,5 @@ def newly_unlike(latest: PeerRecord, seen: Seen) -> tuple[str, ...]:
 def made_of(seen: Seen, known: Look | None) -> Look:
     reasons = seen.findings.reasons
     if reasons and reasons[0].code == "unreachable":
-        return unreachable(known, seen.at, reasons[0])
+        return unreachable(known, seen.at, reasons[0], seen.vrrp)
     return joined(seen, known)

@@ -38,7 +38,13 @@ def common(config: Config, peer: PeerConfig, projection: Projection, test_s: flo
         "nginx": nginx_settings(config, peer, test_s),
         "projection": projection.as_json(),
         "keep": keep(config),
+        "vips": vips(config),
     }
+
+
+def vips(config: Config) -> list[str]:
+    """The addresses whose holder is not written to by another host."""
+    return list(config.vrrp.addresses) if config.vrrp.decides else []
 
 
 def keep(config: Config) -> dict[str, Any]:
@@ -88,6 +94,7 @@ def transact_request(
         "generation": generation,
         "first_contact": compared.standing == "first-contact",
         "adopt": compared.adopt,
+        "seen": (compared.accepted or {}).get("generation"),
         "force": sorted(force),
         "changes": [
             {"path": c.path, "before": c.before and list(c.before), "after": c.after and list(c.after)}

@@ -23,6 +23,7 @@ from ngxsync.core.rollback import (
     contents_taken_back,
     has_sound_excludes,
     manifest_with,
+    of_this_command,
     rolled_back_hold,
     snapshot_before,
     still_here,
@@ -78,9 +79,9 @@ class Rollback(Pipeline):
         self.works: dict[str, RollbackRun] = {}
 
     def prepare(self, options: Options) -> Prepared:
-        mark, named = self.settle(options), self.master.named()
+        mark, standing, named = self.settle(options), self.standing(options), self.master.named()
         run = self.memory.new_run_id(self.random_hex())
-        return Prepared(run, self.scan(named, full=options.full), Validation(True), named, mark)
+        return Prepared(run, self.scan(named, full=options.full), Validation(True), named, mark, standing=standing)
 
     def peer_run(self, peer: Peer, prepared: Prepared, options: Options) -> PeerRun:
         work = RollbackRun(self.config, self.master, peer, self.memory, prepared, options)
@@ -93,12 +94,11 @@ class Rollback(Pipeline):
         message = result.message
         if message is None or not result.exit:
             return result
-        # the holds and failures of a sync, whose next step is here this command
-        hint = message.next.replace("ngxsync sync", "ngxsync rollback").replace(
-            "ngxsync diff", "ngxsync rollback --dry-run"
-        )
-        hint = hint.replace("it is tried again", "`ngxsync rollback` tries it again")
-        return replace(result, message=replace(message, next=hint))
+        return replace(result, message=of_this_command(message))
+
+    def failed(self, options: Options, error: NgxsyncError, started: float) -> RunResult:
+        result = super().failed(options, error, started)
+        return replace(result, message=of_this_command(result.message)) if result.message else result
 
     def result(
         self, prepared: Prepared, results: tuple[PeerResult, ...], options: Options, started: float

@@ -59,6 +59,7 @@ class Watcher:
         self._failures: dict[str, str] = {}  # by what failed: a text
         self._started_at = self._sent_at = self._touch_at = 0.0  # touch_at: when the next canary is due
         self._is_canary_watched = self._is_canary_out = False
+        self._is_replaced = False  # a root, as its parent tells: the new one may have the inode of the old
 
     def start(self) -> None:
         self._is_started = True
@@ -101,6 +102,8 @@ class Watcher:
         changed = [str(tree) for tree, identity in self._identities.items() if _identity(tree) != identity]
         if changed:
             return f"{', '.join(changed)} was replaced, removed or has come"
+        if self._is_replaced:
+            return "a tree's root was replaced by one with the same inode"
         if self._observer is not None and not self._observer.is_alive():
             return "a thread of the watcher has ended"
         if self._is_canary_out and now - self._sent_at > DEAF_AFTER_S:
@@ -119,7 +122,7 @@ class Watcher:
     def _watch(self) -> None:
         self._failures.clear()
         self._started_at = self._touch_at = self._clock()
-        self._is_canary_watched = self._is_canary_out = False
+        self._is_canary_watched = self._is_canary_out = self._is_replaced = False
         # before the watches: a root that is replaced meanwhile then differs at the next check
         self._identities = {tree: _identity(tree) for tree in self._identities}
         try:
@@ -140,6 +143,7 @@ class Watcher:
 
         def on_event(event: Event) -> None:
             if event.is_place and root in event.paths:
+                self._is_replaced = True
                 self._wake(RESCAN)
 
         if os.path.isdir(parent):

@@ -1,0 +1,308 @@
+"""What of one host's keepalived breaks a failover, whatever the other one has. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from shlex import quote
+
+from ngxsync.core.checkup import FAILED, WARNING
+from ngxsync.core.keepalived.finding import NOWHERE, Finding, Place
+from ngxsync.core.keepalived.side import Instance, Side, normal, number
+
+COUNTING = 8  # characters of a password
+NO_INTERFACE = "there is no interface %s here"
+AGENT = "ngxsync-agent"
+PLACED = re.compile(r"\((?:(\S.*?): )?Line (\d+)\) ")
+# what keepalived says of things that are judged here, in words of ours and with what mends them: the codes of which one was found
+COVERED = {
+    r"doesn't exist": ("no-interface",),
+    r"Non-existent interface": ("no-interface",),
+    r"will not work with initial state": ("master-nopreempt",),
+    r"[Tt]rack script .* not found": ("unknown-script",),
+    r"Disabling track script|cannot be accessed|Cannot find script|[Uu]nsafe permissions|not executable": (
+        "script-missing",
+        "script-not-executable",
+        "script-open",
+    ),
+    r"Truncating auth_pass": ("long-password",),
+    r"address family must match": ("vip-families",),
+    r"does not support authentication": ("auth-ignored", "strict"),
+}
+HARMLESS = re.compile(r"resolved by path search")
+OWN_INTERFACE = re.compile(r"\((.+)\) Ignoring track_interface (\S+) since own interface")
+NO_SECURITY = "script_security not enabled"
+UNFINISHED = re.compile(r"it was ended by signal \d+ before it was through")
+
+
+def judge_side(side: Side) -> Iterator[Finding]:
+    """In the order in which an administrator would mend them."""
+    found = [*judge_running(side), *judge_reading(side), *judge_firewall(side)]
+    for instance in side.instances:
+        found += judge_instance(side, instance)
+    found += [*judge_several(side), *judge_scripts(side)]
+    yield from found
+    yield from judge_complaints(side, found)
+
+
+def judge_running(side: Side) -> Iterator[Finding]:
+    if side.facts["running"] is None and not (side.facts["version"] and side.facts["why"]):  # first it needs its file
+        there = bool(side.facts["version"])
+        what = "keepalived does not run" if there else "keepalived is not there"
+        mend = "systemctl enable --now keepalived" if there else "apt-get install keepalived, or as your system has it"
+        yield Finding("not-running", side.host, NOWHERE, what, mend)
+
+
+def judge_reading(side: Side) -> Iterator[Finding]:
+    """The file, what it includes, and what of it could not be followed."""
+    if side.facts["why"]:
+        is_closed = side.facts["uid"] != 0 and side.facts["why"] == "Permission denied"
+        start = "" if side.facts["running"] else " && systemctl enable --now keepalived"
+        mend = (
+            "ask as root: `sudo ngxsync`, and [peer] user"
+            if is_closed
+            else f"(umask 077; ngxsync keepalived render {side.host} > {side.place}){start}"
+        )
+        yield Finding("no-conf", side.host, side.place, f"it cannot be read: {side.facts['why']}", mend)
+        return
+    for file, line, text in side.facts["problems"]:
+        mend = "see to that line; what it would say is not judged here"
+        yield Finding("not-followed", side.host, Place(file, line), text, mend, WARNING)
+    if not side.instances:
+        mend = f"ngxsync keepalived render {side.host} > {side.place}"
+        yield Finding("no-instance", side.host, side.place, "it has no vrrp_instance, so no address ever moves", mend)
+
+
+def judge_complaints(side: Side, known: Sequence[Finding]) -> Iterator[Finding]:
+    """What keepalived's own test says beyond what is `known`."""
+    again = f"keepalived --config-test -f {quote(side.facts['file'])}"
+    for line in side.facts["complaints"]:
+        if HARMLESS.search(line) or any(_is_said_by(each, line) for each in known):
+            continue
+        found = PLACED.match(line)
+        own = OWN_INTERFACE.match(line)
+        if NO_SECURITY in line:
+            what = "script security is off: keepalived runs a script as root that others can change"
+            mend = "enable_script_security" if side.globals.inside else "global_defs { enable_script_security }"
+            yield Finding("script-security", side.host, side.globals.place, what, mend, WARNING)
+        elif UNFINISHED.match(line):
+            what = f"what keepalived's own test says is not known here: {line}"
+            yield Finding("untested", side.host, side.place, what, f"unshare --pid --fork {again}", WARNING)
+        elif own:
+            what = f"{own[2]} is tracked in any case, and keepalived's own test refuses to be told so"
+            mend = f"take the line away: {own[2]}"
+            yield Finding("own-interface", side.host, _tracked_at(side, own[1], own[2]), what, mend, WARNING)
+        else:
+            place = Place(_file_of(side, found[1] or ""), int(found[2])) if found else side.place
+            what = f"keepalived says: {line[found.end() :] if found else line}"
+            yield Finding("keepalived-says", side.host, place, what, f"mend that line; then again: {again}")
+
+
+def _tracked_at(side: Side, name: str, interface: str) -> Place:
+    lines = (line for each in side.instances if each.name == name for line in each.node.lines("track_interface"))
+    return next((line.place for line in lines if line.name == interface), side.place)
+
+
+def _is_said_by(finding: Finding, line: str) -> bool:
+    if not any(finding.code in codes for text, codes in COVERED.items() if re.search(text, line)):
+        return False
+    return "doesn't exist" not in line or any(
+        NO_INTERFACE % word in finding.what for word in re.split(r"[\s'\"(),:]+", line)
+    )
+
+
+def _file_of(side: Side, said: str) -> str:
+    """keepalived names an included file as its include does: from the folder of the file that includes it."""
+    main = str(side.facts["file"])
+    known = (str(file) for file, _, _ in side.facts["statements"] if str(file).endswith(f"/{said}"))
+    return next(known, posixpath.join(posixpath.dirname(main), said)) if said else main
+
+
+def judge_firewall(side: Side) -> Iterator[Finding]:
+    way = {"in": "what the other host says never comes in", "out": "what this host says never goes out"}
+    for drop in side.facts["firewall"]["drops"]:
+        name = "AH, in which VRRP is here (protocol 51)," if drop.get("protocol") == 51 else "VRRP (protocol 112)"
+        dropped = f"{drop['place']} drops {name} on {drop['interface']}, {way[drop['direction']]}"
+        what = f"{dropped}: {drop['rule']}; mend it where your rules are kept, too"
+        yield Finding("firewall", side.host, NOWHERE, what, str(drop["mend"]))
+    why = side.facts["firewall"]["why"]
+    if why:
+        mend = f"see yourself whether protocol 112 passes on {side.host}: nft list ruleset"
+        yield Finding("firewall-unread", side.host, NOWHERE, f"whether VRRP passes is not known: {why}", mend, WARNING)
+
+
+def judge_instance(side: Side, instance: Instance) -> Iterator[Finding]:
+    yield from _interfaces(side, instance)
+    yield from _sources(side, instance)
+    yield from _families(side, instance)
+    yield from _password(side, instance)
+    yield from _state(side, instance)
+    yield from _tracking(side, instance)
+
+
+def _interfaces(side: Side, instance: Instance) -> Iterator[Finding]:
+    known, down = side.facts["interfaces"], set(side.facts.get("down", ()))
+    own, tracked = instance.node.get("interface"), instance.node.lines("track_interface")
+    found = [(node, node.value, "interface") for node in [own] if node]
+    found += [(node, node.name, "") for node in tracked]
+    lines = instance.node.lines("virtual_ipaddress", "virtual_ipaddress_excluded", "virtual_routes")
+    is_made = instance.node.get("use_vmac")  # by keepalived, under a name of its own
+    found += [(node, node.after("dev"), f"{node.name} dev") for node in lines if node.after("dev") and not is_made]
+    for node, name, before in found:
+        if name not in known:
+            others = [each for each in known if each != "lo" and (before or each != instance.interface)]
+            mend = f"{before} {' or '.join(others)}".strip() or f"take the line away: {name}"
+            yield Finding("no-interface", side.host, node.place, NO_INTERFACE % name, mend)
+        elif name in down and not node.after("weight"):
+            down.remove(name)  # each once
+            what = f"{name} is down: keepalived stays in FAULT, and the VIP does not come here"
+            yield Finding("interface-down", side.host, node.place, what, f"ip link set {quote(name)} up, or its cable")
+
+
+def _sources(side: Side, instance: Instance) -> Iterator[Finding]:
+    told = {
+        "mcast_src_ip": ("adverts name a sender that is not there, and a filter may drop them", WARNING),
+        "unicast_src_ip": ("keepalived stays in FAULT", FAILED),
+    }
+    for name, (why, state) in told.items():
+        node = instance.node.get(name)
+        if node and normal(node.value) not in side.addresses:
+            what = f"{node.value} is no address of this host: {why}"
+            moving = {address for each in side.instances for address in each.addresses}
+            own = [text for text in _plain_addresses(side, instance.family) if text not in moving]
+            mend = f"{name} {' or '.join(own) or 'ADDRESS'}"
+            yield Finding("source-address", side.host, node.place, what, mend, state)
+
+
+def _plain_addresses(side: Side, family: int) -> list[str]:
+    carried = [address for _, address in side.facts["carried"] if not address.startswith("fe80:")]
+    return [address for address in carried if (":" in address) == (family == 6)]
+
+
+def _families(side: Side, instance: Instance) -> Iterator[Finding]:
+    for vip in instance.vips:
+        if vip.family != instance.family:
+            what = f"{vip.address} is of another family than {instance.vips[0].address}, and keepalived leaves it out"
+            mend = f"virtual_ipaddress_excluded {{ {vip.text} }}"
+            yield Finding("vip-families", side.host, vip.place, what, mend)
+
+
+def _password(side: Side, instance: Instance) -> Iterator[Finding]:
+    node = instance.node.get("authentication")
+    if node and instance.version == 3:
+        what = "VRRP version 3 ignores it: it crosses no network, and keeps nobody out"
+        yield Finding("auth-ignored", side.host, node.place, what, "take the block away: authentication { ... }")
+        return
+    password = instance.password
+    length = number(password.value, 0) if password else 0
+    if password and length > COUNTING:
+        what = f"the password has {length} characters, and keepalived cuts it to {COUNTING}"
+        yield Finding(
+            "long-password",
+            side.host,
+            password.place,
+            what,
+            f"auth_pass with {COUNTING} characters at most, on both hosts",
+        )
+
+
+def _state(side: Side, instance: Instance) -> Iterator[Finding]:
+    for name in ("nopreempt", "preempt_delay"):
+        node = instance.node.get(name)
+        if node and instance.word("state") == "MASTER":
+            what = f"state MASTER makes {name} (line {node.place.line}) mean nothing: at each start this host takes the VIP"
+            yield Finding("master-nopreempt", side.host, instance.place_of("state"), what, "state BACKUP")
+    closed = instance.node.get("no_accept")
+    if closed and instance.priority != 255:
+        what = "this host drops what is sent to the VIP while it holds it: nobody reaches nginx there"
+        yield Finding("no-accept", side.host, closed.place, what, "accept")
+    strict = instance.is_strict
+    if strict and instance.priority != 255 and not instance.node.get("accept"):
+        what = "in strict mode the host drops what is sent to the VIP, and knows neither password nor unicast peers"
+        yield Finding("strict", side.host, strict.place, what, f"take the line away: {strict.name}")
+
+
+def _tracking(side: Side, instance: Instance) -> Iterator[Finding]:
+    if not instance.is_tracking:
+        what = f"{instance.name} tracks no script: a dead nginx moves nothing"
+        mends = [f"track_script {{ {name} }}" for name in side.scripts]
+        mends += [f"track_process {{ {name} }}" for name in side.processes]
+        mend = mends[0] if mends else "track_script { check_nginx }, with vrrp_script check_nginx as `render` writes it"
+        yield Finding("no-track-script", side.host, instance.place, what, mend)
+    for each in instance.tracked:
+        if each.is_reversed:
+            what = f"a failed {each.name} raises the priority, since its weight is reversed: the VIP stays"
+            yield Finding("weight-reversed", side.host, each.place, what, f"{each.line}weight {-abs(each.weight)}")
+        if not each.is_known:
+            what = f"there is no vrrp_script {each.name}, and keepalived leaves it out"
+            mend = " or ".join(side.scripts) or f"vrrp_script {each.name} {{ ... }}"
+            yield Finding("unknown-script", side.host, each.place, what, mend)
+
+
+def judge_several(side: Side) -> Iterator[Finding]:
+    """Several instances on one host."""
+    taken = {each.router_id for each in side.instances}
+    seen: dict[object, Instance] = {}
+    for other in side.instances:
+        one = seen.setdefault(_key(other), other)
+        if one is not other and one.router_id:
+            what = f"{one.name} ({one.place}) has virtual_router_id {one.router_id} on {one.interface} too"
+            free = next((each for each in (*range(one.router_id, 256), *range(1, 256)) if each not in taken), 0)
+            place = other.place_of("virtual_router_id")
+            yield Finding(
+                "router-id-twice", side.host, place, what, f"virtual_router_id {free or 'of another network'}"
+            )
+    if len(side.instances) > 1:
+        groups = {group.value if (group := side.group_of(each.name)) else "" for each in side.instances}
+        if len(groups) > 1 or "" in groups:
+            names = " ".join(each.name for each in side.instances)
+            what = f"{names} are in no common vrrp_sync_group: each host may come to hold some of the VIPs"
+            mend = f"vrrp_sync_group all {{ group {{ {names} }} }}"
+            yield Finding("no-sync-group", side.host, side.instances[1].place, what, mend, WARNING)
+
+
+def _key(instance: Instance) -> tuple[object, ...]:
+    """What adverts are told apart by; different unicast peers or groups are different networks."""
+    return (
+        instance.router_id,
+        instance.interface,
+        instance.family,
+        frozenset(node.name for node in instance.peers) or instance.group,
+    )
+
+
+def judge_scripts(side: Side) -> Iterator[Finding]:
+    """Each fault of a command once, where it stands first."""
+    seen: set[Sequence[str]] = set()
+    for script in side.facts["scripts"]:
+        for code, path, what in script["faults"]:
+            if (code, path) not in seen:
+                seen.add((code, path))
+                place = Place(script["file"], script["line"])
+                told = what if path and path in what else f"{path}: {what}"
+                yield Finding(code, side.host, place, told, _script_mend(side.host, code, path, script))
+
+
+def _script_mend(host: str, code: str, path: str, script: dict[str, str]) -> str:
+    if code == "script-missing" and path.endswith(AGENT):
+        return (
+            f"start ngxsync.service on {host}, or `ngxsync peer install {host}` on the other host: either puts it there"
+        )
+    if code == "script-not-executable":
+        return f"chmod +x {quote(path)}"
+    if code == "script-open":
+        return f"chown root:root {quote(path)}; chmod go-w {quote(path)}"
+    if code == "script-interpreter":
+        return f"#!/bin/sh   (as the first line of {path}, or what it is written for)"
+    if code == "script-noexec":
+        return f'script "/usr/local/sbin/{posixpath.basename(path)}"   (put it there)'
+    if code == "script-unreadable":
+        return f"chmod go+r {quote(path)}"
+    if code == "script-unquoted":
+        return f'{script["keyword"]} "COMMAND WITH ITS ARGUMENTS"'
+    if code == "script-shell":
+        return f'write it into a file of root\'s with #!/bin/sh as its first line, and then {script["keyword"]} "/PATH/OF/IT"'
+    if code == "script-user":
+        return "user root"
+    return f'put it there, or mend the line: {script["keyword"]} "/PATH/OF/IT"'
