@@ -276,9 +276,12 @@ def test_nginx_that_keepalived_had_started_outlives_keepalived(backup: Backup) -
         other, other_unit = started_by(host, "/srv/other/conf/nginx.conf")
         first = host.property_of("nginx", "MainPID")
         host.systemctl("kill", "--signal=KILL", "nginx")
-        wait_until(lambda: host.property_of("nginx", "MainPID") not in ("0", first), "its unit is started again", 20.0)
+        wait_until(
+            lambda: lines(host).count(STARTED % "nginx.service") == 1, "its unit is started again, and told", 20.0
+        )
         main, unit = started_by(host, "-c conf/nginx.conf")
         assert (unit, host.property_of(unit, "MainPID")) == ("nginx.service", str(main))
+        assert str(main) != first
         assert re.fullmatch(r"ngxsync-nginx-[0-9a-f]{8}\.service", other_unit)
         host.systemctl("restart", "keepalived")
         assert started_by(host, "-c conf/nginx.conf") == (main, unit)
@@ -294,14 +297,16 @@ def test_nginx_that_keepalived_had_started_outlives_keepalived(backup: Backup) -
         host.systemctl("kill", "--signal=KILL", other_unit)
         wait_until(lambda: lines(host).count(STARTED % "web.service") == 1, "its own unit is started", 20.0)
         assert started_by(host, "-p /srv/other -c conf")[1] == "web.service"
-        for noted in (True, False):  # who has masked it wants it dead
+        for noted, told in ((True, 2), (False, 3)):  # who has masked it wants it dead
             host.systemctl("mask", "--now", "nginx")
             if not noted:
                 host.run(["sh", "-c", "rm /run/ngxsync-agent/usr-local-nginx-*.nginx"])
             down = host.run(["ngxsync-agent", "check-nginx", "--interval", "20"], check=False)
             assert (down.returncode, "a person has masked nginx.service" in down.stderr) == (1, True), down
             host.systemctl("unmask", "nginx")
-            wait_until(lambda: host.property_of("nginx", "MainPID") != "0", "it is started again", 20.0)
+            wait_until(
+                lambda count=told: lines(host).count(STARTED % "nginx.service") == count, "it is started again", 20.0
+            )
     finally:
         host.systemctl("unmask", "nginx")
         host.run(["systemctl", "stop", "web"], check=False)

@@ -29,7 +29,7 @@ from tests.steps import rsync_rename
 STATE = "/var/lib/ngxsync"
 RUN = "00000001-web1"
 STAGE = f"{ROOT}/.ngxsync/{RUN}/stage"
-SILENCE_S = 2  # rsync's --timeout here; the receiver waits for 1.5 times as long
+SILENCE_S = 4  # rsync's --timeout here, which counts while ssh logs in, too; the receiver waits for 1.5 times as long
 ENDS_S = 1.5 * SILENCE_S + 1.0
 SOURCE = "/srv/the 'source' $x"
 SHELL = "/srv/shell"
@@ -77,9 +77,9 @@ class Transfer:
         self.process.stdin.close()
 
     def begin_slowly(self) -> None:
-        """A file that takes 5 s; it stands in the middle of it."""
+        """A file that takes 10 s; it stands in the middle of it."""
         (self.source / "big").write_bytes(bytes(1_000_000))
-        self.begin("big", options=("--bwlimit=200",))
+        self.begin("big", options=("--bwlimit=100",))
         wait_until(lambda: [file for file in self.stage.glob(".big.*") if file.stat().st_size], "some bytes are there")
 
     def end(self) -> tuple[int, str]:

@@ -9,12 +9,13 @@ from .errorlog import log_paths, mark_logs
 from .exchange import Exchange, Ids
 from .journal import Journal
 from .nginx import Nginx, find_nginx, is_alive
-from .proof import DIED, Proof, Reload, is_idle, send, wait_idle
+from .proof import DIED, Proof, Reload, send, wait_idle
 from .store import Damaged, Store
 from .survey import Names
 from .undo import Undo
 
 IDLE_S = 30.0
+BUSY_S = 0.5  # it may be burying a worker, after which it needs no second signal
 SHOWN = 5
 
 
@@ -125,13 +126,13 @@ def broken(answer: Dict[str, Any], why: str) -> Dict[str, Any]:
 def reload_old(nginx: Nginx, settings: Dict[str, Any]) -> Proof:
     """After an undo: wait until nothing is being read, then have nginx read the old configuration, and prove it.
 
-    Where it is not idle it is signalled at once too: should it wake after all waiting, it reads what was put back.
+    Where it stays busy it is signalled before that too: should it wake after all waiting, it reads what was put back.
     """
     running = nginx.running
     if running is None:
         return Proof("died", DIED, [], False, 0.0)
     wait_s = settings.get("idle_timeout_s", max(IDLE_S, 2 * settings["prove_timeout_s"]))
-    if not is_idle(running.pid):
+    if not wait_idle(running, BUSY_S):
         send(running.pid, settings["reload"], wait_s)
     if not wait_idle(running, wait_s):
         if not is_alive(running):

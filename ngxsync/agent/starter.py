@@ -181,7 +181,7 @@ def _wait_until_it_serves(settings: Dict[str, Any]) -> str:
             again = examine(settings)
             if again.pid == found.pid and not again.why and serving_worker(found.pid) == worker:
                 return ""
-            why = "its workers die"
+            why = "its workers die" if again.pid == found.pid else "it ends again"
         elif found.pid:
             why = found.why
         time.sleep(POLL_S)
