@@ -60,7 +60,7 @@ Subsystem sftp internal-sftp
 Value = TypeVar("Value")
 
 
-def wait_until(predicate: Callable[[], Value], what: str, timeout_s: float = 10.0, every_s: float = 0.01) -> Value:
+def wait_until(predicate: Callable[[], Value], what: str, timeout_s: float = 30.0, every_s: float = 0.01) -> Value:
     """The predicate's first true value; AssertionError that names `what` and the last value after `timeout_s`."""
     end = time.monotonic() + timeout_s
     while True:

@@ -336,7 +336,7 @@ def test_a_server_that_speaks_ever_so_slowly(tmp_path: Path) -> None:
         begun = time.monotonic()
         with pytest.raises(MailFailed):
             smtp.send(mail, smtp.make_mail(mail, "web1", "s", "b", "m"), "web1", longest_s=0.5)
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 10
         thread.join()
 
 

@@ -29,6 +29,8 @@ from ngxsync.cli.promote import failure_of
 from ngxsync.core.carrying import Carrying, carrying_from_json, carrying_of, carrying_text, json_carrying, judge_vrrp
 from ngxsync.core.config import load_config
 from ngxsync.core.errors import ConfigError
+from ngxsync.core.events import event_from_json
+from ngxsync.core.outbox import Outbox, taken
 from ngxsync.core.plan import make_plan, with_received
 from ngxsync.core.standing import Standing, by_record, by_vip, why_not_healed
 from ngxsync.daemon.roles import Roles
@@ -153,12 +155,17 @@ def test_a_master_whose_vips_nobody_named_served_too(tmp_path: Path) -> None:
     assert role.last_tenure(str(tmp_path)) == first != ""
 
 
-def test_a_spool_that_nobody_reads_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spool_that_nobody_reads_is_bounded_and_what_was_lost_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(spool, "LIMIT", 3)
-    left = [spool.leave(str(tmp_path), {"kind": "role", "number": number}) for number in range(5)]
-    assert [bool(path) for path in left] == [True, True, True, False, False]
-    assert [event["number"] for event in events(tmp_path)] == [0, 1, 2]
+    for number in range(6):
+        spool.leave(str(tmp_path), {"kind": "role", "number": number})
+    assert [event["number"] for event in events(tmp_path)] == [3, 4, 5], "the latest are what people need"
     assert {event["host"] for event in events(tmp_path)} == {os.uname().nodename}
+    read = [event_from_json(event) for event in events(tmp_path)]
+    outbox = taken(Outbox(), read, 1.0, mailed=(), called=False)
+    assert outbox.dropped == 3
 
 
 def test_the_kernel_says_since_when_an_address_is_there() -> None:

@@ -3,12 +3,14 @@
 `new/` is what nobody has looked at yet. An event is one JSON object, kept until it was told or is too old to be news.
 """
 
+import contextlib
 import json
 import os
 import time
 from typing import Any, Dict
 
 LIMIT = 500  # files: whoever leaves them may go on for days while nobody reads
+LARGEST = 1 << 17  # bytes of one event
 
 
 def folder(state_dir: str) -> str:
@@ -16,17 +18,18 @@ def folder(state_dir: str) -> str:
 
 
 def leave(state_dir: str, event: Dict[str, Any]) -> str:
-    """The event's path; "" where the spool is full: the events in it say enough. Raises OSError.
+    """The event's path. Where the spool is full the oldest goes: how it is now is what people need. Raises OSError.
 
-    Adds `schema` (1), `host` and `at` (seconds since the epoch) where they are missing.
+    Adds `schema` (1), `host` and `at` (seconds since the epoch) where they are missing, and how many are `lost` for it.
     """
     place = folder(state_dir)
     for path in (os.path.dirname(place), place):
         if not os.path.isdir(path):
             os.makedirs(path, mode=0o700, exist_ok=True)
-    if len(os.listdir(place)) >= LIMIT:
-        return ""
-    whole = {"schema": 1, "host": os.uname().nodename, "at": time.time()}
+    whole: Dict[str, Any] = {"schema": 1, "host": os.uname().nodename, "at": time.time()}
+    lost = _make_room(place)
+    if lost:
+        whole["lost"] = lost
     whole.update(event)
     name = "%020d-%d.json" % (int(time.time() * 1e6), os.getpid())
     temporary = os.path.join(place, "." + name)
@@ -42,3 +45,24 @@ def leave(state_dir: str, event: Dict[str, Any]) -> str:
         os.unlink(temporary)
         raise
     return path
+
+
+def _make_room(place: str) -> int:
+    """How many events are lost by that, with those that were lost for them before."""
+    names = sorted(name for name in os.listdir(place) if not name.startswith("."))
+    lost = 0
+    for name in names[: max(0, len(names) - LIMIT + 1)]:
+        path = os.path.join(place, name)
+        lost += 1 + _lost_for(path)
+        with contextlib.suppress(FileNotFoundError):  # it was told meanwhile
+            os.unlink(path)
+    return lost
+
+
+def _lost_for(path: str) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a fifo in its place must not keep us waiting
+        with os.fdopen(fd, "rb") as stream:
+            return int(json.loads(stream.read(LARGEST).decode("utf-8"))["lost"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0

@@ -25,6 +25,7 @@ class Event:
 
     A role has `role`, `before`, `vips`, `instance`; the others the rest: `peer` is "" for this host itself, `word` a status
     word, `what` to `next` the four parts of a message, `of` the kind that a recovered one ends. `again`: it is a reminder.
+    `lost` is how many older ones a full spool had no room for.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Event:
     since: float = 0.0
     of: str = ""
     again: bool = False
+    lost: int = 0
 
 
 TEXTS = tuple(each.name for each in fields(Event) if each.type == "str" and each.name != "name")
@@ -71,6 +73,7 @@ def event_from_json(data: Any, name: str = "") -> Event:
         vips=tuple(vip[:LONGEST] for vip in vips[:MOST_VIPS]),
         exit=_exit(data.get("exit", 0)),
         again=bool(data.get("again", False)),
+        lost=_count(data.get("lost", 0)),
     )
 
 
@@ -78,6 +81,12 @@ def _moment(value: Any) -> float:
     if type(value) not in (int, float) or not 0 <= value < LATEST_S:
         raise ValueError("a time that is none")
     return float(value)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < LATEST_S:
+        raise ValueError("a number that is none")
+    return value
 
 
 def _exit(value: Any) -> int:

@@ -92,7 +92,8 @@ def taken(outbox: Outbox, events: Iterable[Event], now: float, *, mailed: Collec
             waiting.append(Waiting(event, now))
     calls = (*outbox.uncalled, *(event for event in new if called))
     seen = tuple(event.name for event in found) or outbox.seen  # what cannot be removed yet is met again
-    return _bounded(replace(outbox, waiting=tuple(waiting), uncalled=calls[-MOST:], seen=seen))
+    dropped = outbox.dropped + sum(event.lost for event in new)
+    return _bounded(replace(outbox, waiting=tuple(waiting), uncalled=calls[-MOST:], seen=seen, dropped=dropped))
 
 
 def _ends(event: Event, other: Event) -> bool:

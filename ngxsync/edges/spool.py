@@ -21,7 +21,6 @@ from typing import Any
 from ngxsync.agent import spool, store
 
 OPEN, OUTBOX = "open.json", "outbox.json"
-LARGEST = 1 << 17  # bytes of one event
 UNFINISHED_S = 3600.0
 
 
@@ -34,7 +33,7 @@ class Spool:
         self._new = Path(spool.folder(str(state_dir)))
 
     def leave(self, event: Mapping[str, Any]) -> str:
-        """For whoever tells. Its name, "" where the spool is full."""
+        """For whoever tells. Its name."""
         return os.path.basename(spool.leave(str(self._state_dir), dict(event)))
 
     def mark(self) -> int:
@@ -56,8 +55,8 @@ class Spool:
         # a fifo in its place must not keep us waiting
         descriptor = os.open(self._new / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with suppress(ValueError, RecursionError), open(descriptor, "rb") as file:
-            text = file.read(LARGEST + 1)
-            return json.loads(text) if len(text) <= LARGEST else None
+            text = file.read(spool.LARGEST + 1)
+            return json.loads(text) if len(text) <= spool.LARGEST else None
         return None
 
     def sweep(self, now: float) -> None:
