@@ -95,7 +95,8 @@ STATES: dict[str, dict[str, Any]] = {
         "edited": {"count": 1, "paths": [f"{ROOT}/html/a.html"], "unread": []},
         "vrrp": {**IN_VRRP, "carried": ["192.0.2.100"], "tenure": "t", "since": NOW - 1800},
     },
-    "in-fault": {"vrrp": {**IN_VRRP, "told": {"role": "fault", "since": NOW - 60}, "keepalived": 0}},
+    "in-fault": {"vrrp": {**IN_VRRP, "told": {"role": "fault", "since": NOW - 60}}},
+    "no-keepalived": {"vrrp": {**IN_VRRP, "keepalived": 0}},
     "rolled-back": {"accepted": {**RECORD, "kind": "rollback", "restores": "00000003-0badcafe"}},
 }
 COMMAND = ("/usr/bin/python3", "-I", "-S", f"{STATE}/agent/current")  # what /usr/local/sbin/ngxsync-agent runs

@@ -7,6 +7,7 @@ Answer = Dict[str, Any]
 Verdict = NamedTuple("Verdict", [("word", str), ("meaning", str), ("next", str)])
 
 UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+NOTHING = "nothing"  # how what a person has to do begins where that is nothing
 RECOVER_SAYS = "`ngxsync-agent recover` says what to do"
 STEP = {"open": "its files were being replaced", "applied": "its files were replaced, nginx was not told yet"}
 WORDS = {"fault": "FAULT: its interface, or its check of nginx", "stop": "stopped"}
@@ -34,8 +35,22 @@ def status_lines(answer: Answer) -> List[str]:
 
 
 def judge(answer: Answer) -> Verdict:
-    """The most serious of what is true; the rest is in the rows."""
-    return next(verdict for verdict in (rule(answer) for rule in RULES) if verdict is not None)
+    """The most serious of what is true; the rest is in the rows. Where files and nginx want nothing, the VIP may."""
+    verdict = next(verdict for verdict in (rule(answer) for rule in RULES) if verdict is not None)
+    hint = _hint_of_vrrp(answer)
+    return verdict._replace(next=hint) if hint and verdict.next.startswith(NOTHING) else verdict
+
+
+def _hint_of_vrrp(answer: Answer) -> str:
+    """What has to be done for this host to take the VIP, and to give it up again; "" where nothing has."""
+    found = answer.get("vrrp")
+    if not found:
+        return ""
+    if not found["keepalived"]:
+        return "`systemctl start keepalived`: without it this host neither takes the VIP nor gives it up"
+    if (found["told"] or {}).get("role") == "fault" and not found["carried"]:
+        return "`journalctl -u keepalived` says why it is in fault: it takes no VIP until that is mended"
+    return ""
 
 
 def _judge_journal(answer: Answer) -> Optional[Verdict]:
