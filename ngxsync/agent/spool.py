@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import time
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 LIMIT = 500  # files: whoever leaves them may go on for days while nobody reads
 LARGEST = 1 << 17  # bytes of one event
@@ -27,9 +27,9 @@ def leave(state_dir: str, event: Dict[str, Any]) -> str:
         if not os.path.isdir(path):
             os.makedirs(path, mode=0o700, exist_ok=True)
     whole: Dict[str, Any] = {"schema": 1, "host": os.uname().nodename, "at": time.time()}
-    lost = _make_room(place)
-    if lost:
-        whole["lost"] = lost
+    surplus = _surplus(place)
+    if surplus:
+        whole["lost"] = sum(1 + _lost_for(path) for path in surplus)
     whole.update(event)
     name = "%020d-%d.json" % (int(time.time() * 1e6), os.getpid())
     temporary = os.path.join(place, "." + name)
@@ -44,19 +44,16 @@ def leave(state_dir: str, event: Dict[str, Any]) -> str:
     except BaseException:
         os.unlink(temporary)
         raise
+    for old in surplus:
+        with contextlib.suppress(OSError):  # it was told meanwhile, or is nothing of ours
+            os.unlink(old)
     return path
 
 
-def _make_room(place: str) -> int:
-    """How many events are lost by that, with those that were lost for them before."""
+def _surplus(place: str) -> List[str]:
+    """The oldest, so that one more finds room."""
     names = sorted(name for name in os.listdir(place) if not name.startswith("."))
-    lost = 0
-    for name in names[: max(0, len(names) - LIMIT + 1)]:
-        path = os.path.join(place, name)
-        lost += 1 + _lost_for(path)
-        with contextlib.suppress(FileNotFoundError):  # it was told meanwhile
-            os.unlink(path)
-    return lost
+    return [os.path.join(place, name) for name in names[: max(0, len(names) - LIMIT + 1)]]
 
 
 def _lost_for(path: str) -> int:
