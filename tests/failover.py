@@ -119,7 +119,7 @@ class Duo(Pair):
             if daemon:
                 self._start(host, "daemon", [sys.executable, "-m", "ngxsync", "run"])
                 agent = host.path("/usr/local/sbin/ngxsync-agent")
-                wait_until(lambda agent=agent: agent.is_symlink(), f"the daemon put the agent onto {host.name}", 20.0)
+                wait_until(lambda agent=agent: agent.is_symlink(), f"the daemon put the agent onto {host.name}")
             if keepalived:
                 self._start(host, "keepalived", ["keepalived", "--dont-fork", "--log-console", "--log-detail"])
 
@@ -162,8 +162,8 @@ class Duo(Pair):
 
     def first_sync(self) -> None:
         """As an administrator makes it: web1 holds the VIP then."""
-        wait_until(lambda: self.holders() == ["web1"], "web1 takes the VIP", 20.0, 0.1)
-        wait_until(lambda: self.word(self.web1) == "in-sync", "the daemon took web2 over", 30.0, 0.5)
+        wait_until(lambda: self.holders() == ["web1"], "web1 takes the VIP", every_s=0.1)
+        wait_until(lambda: self.word(self.web1) == "in-sync", "the daemon took web2 over", every_s=0.5)
 
     # what is seen
 

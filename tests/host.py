@@ -60,7 +60,13 @@ Subsystem sftp internal-sftp
 Value = TypeVar("Value")
 
 
-def wait_until(predicate: Callable[[], Value], what: str, timeout_s: float = 30.0, every_s: float = 0.01) -> Value:
+# how long a test waits for what comes by itself: longer than a busy machine takes, shorter than the ticks that mend what was missed
+PATIENCE_S = 45.0
+
+
+def wait_until(
+    predicate: Callable[[], Value], what: str, timeout_s: float = PATIENCE_S, every_s: float = 0.01
+) -> Value:
     """The predicate's first true value; AssertionError that names `what` and the last value after `timeout_s`."""
     end = time.monotonic() + timeout_s
     while True:

@@ -55,7 +55,7 @@ def strace_argv(call: str, path: str, number: int) -> list[str]:
 
 def wait_until_stopped(host: Host) -> None:
     log = host.path(LOG)
-    wait_until(lambda: log.exists() and "stopped by SIGSTOP" in log.read_text(), "the agent is stopped", 30.0)
+    wait_until(lambda: log.exists() and "stopped by SIGSTOP" in log.read_text(), "the agent is stopped")
 
 
 def let_go_on(host: Host, process: subprocess.Popen[str]) -> None:

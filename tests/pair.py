@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.forked import run_forked
-from tests.host import ENVIRONMENT
+from tests.host import ENVIRONMENT, PATIENCE_S
 from tests.hosts import PROJECT, Host, close_hosts, make_hosts, wait_until
 
 ROOT = "/usr/local/nginx"
@@ -89,14 +89,14 @@ class Daemon:
     def signal(self, number: int) -> None:
         self.host.signal_to(self.process, number)
 
-    def wait_for(self, text: str, timeout_s: float = 20.0) -> None:
+    def wait_for(self, text: str, timeout_s: float = PATIENCE_S) -> None:
         """Until its log has this text."""
         try:
             wait_until(lambda: text in self.log(), f"the log says {text!r}", timeout_s)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log()}") from None
 
-    def wait_until_ready(self, timeout_s: float = 20.0) -> None:
+    def wait_until_ready(self, timeout_s: float = PATIENCE_S) -> None:
         def is_ready_or_ended() -> bool:
             return "READY=1" in self.messages() or self.process.poll() is not None
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from ngxsync.core.ssh import LinkSettings
+from tests.host import PATIENCE_S
 
 SSHD = "/usr/sbin/sshd"
 
@@ -84,7 +85,7 @@ SetEnv SHLVL=5 {self._environment}
 
     def _is_up(self) -> bool:
         assert self._process
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=1):

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.host import Host, wait_until
+from tests.host import PATIENCE_S, Host, wait_until
 from tests.pair import ROOT, Pair
 from tests.resident import STATE
 
@@ -117,13 +117,13 @@ class Stop:
         self.host.path(LOG).unlink(missing_ok=True)
         what = ["-e", "signal=none", "-e", f"trace={calls}", "-e", inject]
         self._strace = self.host.popen(["strace", "-f", "-qq", "-o", LOG, *path, *what, *targets])
-        wait_until(lambda: all(self._is_traced(pid) for pid in pids), f"strace holds {pids}", 20.0)
+        wait_until(lambda: all(self._is_traced(pid) for pid in pids), f"strace holds {pids}")
 
     def _is_traced(self, pid: int) -> bool:
         status = self.host.path(f"/proc/{pid}/status")
         return not status.exists() or "TracerPid:\t0\n" not in status.read_text()
 
-    def wait(self, timeout_s: float = 30.0) -> None:
+    def wait(self, timeout_s: float = PATIENCE_S) -> None:
         """Until the step is reached."""
         log = self.host.path(LOG)
 

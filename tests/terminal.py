@@ -10,6 +10,7 @@ import subprocess
 import time
 from types import TracebackType
 
+from tests.host import PATIENCE_S
 from tests.pair import Pair
 
 
@@ -47,7 +48,7 @@ class Terminal:
     def shown_so_far(self) -> str:
         return self._read()
 
-    def wait_for(self, text: str, timeout_s: float = 20.0) -> None:
+    def wait_for(self, text: str, timeout_s: float = PATIENCE_S) -> None:
         """Until the terminal has shown this text."""
         end = time.monotonic() + timeout_s
         while text not in self._read():
@@ -55,7 +56,7 @@ class Terminal:
             assert self.process.poll() is None or text in self._read(), f"ended without: {text!r}\n{self.shown}"
             time.sleep(0.01)
 
-    def end(self, timeout_s: float = 30.0) -> int:
+    def end(self, timeout_s: float = PATIENCE_S) -> int:
         """The exit status; `shown` has all that was shown."""
         end = time.monotonic() + timeout_s
         while self.process.poll() is None:

@@ -253,7 +253,7 @@ def started_by(host: Container, conf: str) -> tuple[int, str]:
         pids = [pid for pid, title in titles if title.startswith("nginx: master process") and conf in title]
         return pids if len(pids) == 1 else []  # a worker just forked has its parent's title
 
-    (pid,) = wait_until(found, f"nginx of {conf} runs", 20.0)
+    (pid,) = wait_until(found, f"nginx of {conf} runs")
     return pid, host.path(f"/proc/{pid}/cgroup").read_text().strip().rpartition("/")[2]
 
 
@@ -276,9 +276,7 @@ def test_nginx_that_keepalived_had_started_outlives_keepalived(backup: Backup) -
         other, other_unit = started_by(host, "/srv/other/conf/nginx.conf")
         first = host.property_of("nginx", "MainPID")
         host.systemctl("kill", "--signal=KILL", "nginx")
-        wait_until(
-            lambda: lines(host).count(STARTED % "nginx.service") == 1, "its unit is started again, and told", 20.0
-        )
+        wait_until(lambda: lines(host).count(STARTED % "nginx.service") == 1, "its unit is started again, and told")
         main, unit = started_by(host, "-c conf/nginx.conf")
         assert (unit, host.property_of(unit, "MainPID")) == ("nginx.service", str(main))
         assert str(main) != first
@@ -288,14 +286,14 @@ def test_nginx_that_keepalived_had_started_outlives_keepalived(backup: Backup) -
         assert started_by(host, "/srv/other/conf/nginx.conf") == (other, other_unit)
         assert host.get("/", port=8081)[0] == 200
         host.systemctl("kill", "--signal=KILL", other_unit)  # a unit that went with its nginx is made again
-        wait_until(lambda: lines(host).count(STARTED % other_unit) == 2, "it is started again, and told", 20.0)
+        wait_until(lambda: lines(host).count(STARTED % other_unit) == 2, "it is started again, and told")
         assert host.property_of(other_unit, "MainPID") not in ("0", str(other))
         assert lines(host).count(STARTED % "nginx.service") == 1
         named = host.path(f"{UNITS}/web.service")  # a unit that is called like no nginx, and that nobody has noted
         named.write_text("[Service]\nType=forking\nExecStart=/usr/sbin/nginx -p /srv/other -c conf/nginx.conf\n")
         host.systemctl("daemon-reload")
         host.systemctl("kill", "--signal=KILL", other_unit)
-        wait_until(lambda: lines(host).count(STARTED % "web.service") == 1, "its own unit is started", 20.0)
+        wait_until(lambda: lines(host).count(STARTED % "web.service") == 1, "its own unit is started")
         assert started_by(host, "-p /srv/other -c conf")[1] == "web.service"
         for noted, told in ((True, 2), (False, 3)):  # who has masked it wants it dead
             host.systemctl("mask", "--now", "nginx")
@@ -304,9 +302,7 @@ def test_nginx_that_keepalived_had_started_outlives_keepalived(backup: Backup) -
             down = host.run(["ngxsync-agent", "check-nginx", "--interval", "20"], check=False)
             assert (down.returncode, "a person has masked nginx.service" in down.stderr) == (1, True), down
             host.systemctl("unmask", "nginx")
-            wait_until(
-                lambda count=told: lines(host).count(STARTED % "nginx.service") == count, "it is started again", 20.0
-            )
+            wait_until(lambda count=told: lines(host).count(STARTED % "nginx.service") == count, "it is started again")
     finally:
         host.systemctl("unmask", "nginx")
         host.run(["systemctl", "stop", "web"], check=False)

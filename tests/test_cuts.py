@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.host import PATIENCE_S
 from tests.hosts import Host, wait_until
 from tests.pair import ROOT, manifest_of, write_tree
 from tests.resident import (
@@ -40,7 +41,7 @@ class Probe:
 
     def __init__(self, host: Host) -> None:
         self._listening = host.socket()
-        self._listening.settimeout(20)
+        self._listening.settimeout(PATIENCE_S)
         self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listening.bind(("127.0.0.1", 8099))
         self._listening.listen()
@@ -75,8 +76,8 @@ def accepted(host: Host) -> str:
 
 def wait_until_ended(host: Host) -> None:
     """Until the transaction on this host has ended, one way or the other."""
-    wait_until(lambda: not host.path(f"{STATE}/peer/journal").exists(), "no journal is open", 30.0)
-    wait_until(lambda: not agents(host, "transact"), "its process has ended", 30.0)
+    wait_until(lambda: not host.path(f"{STATE}/peer/journal").exists(), "no journal is open")
+    wait_until(lambda: not agents(host, "transact"), "its process has ended")
 
 
 def agents(host: Host, verb: str) -> list[int]:
@@ -216,7 +217,8 @@ def test_after_a_cut_the_peer_is_asked_and_nothing_is_assumed(
     synced: Resident, probe: Probe, status: str, exit_status: int, outcome: str
 ) -> None:
     pair = synced.pair
-    pair.write_config(peer=f"{QUICK}\nprobe = {PROBE}\nprove_timeout = 2s")
+    # only what fails is asked again until its time is over
+    pair.write_config(peer=f"{QUICK}\nprobe = {PROBE}\nprove_timeout = {20 if outcome == 'applied' else 2}s")
     before = manifest_of(pair.web2)
     asked = begin(synced, probe, "edited")
     cut(pair.web2)
@@ -290,7 +292,7 @@ def test_a_peer_that_vanishes(synced: Resident, program: str, argument: str) -> 
 
         run = synced.answer()
 
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 30
     raise_if_not_unreachable(run, NOT_KNOWN.format(run=run.data["run"]) if argument == "transact" else "unchanged")
     assert (manifest_of(pair.web2), pair.web2.nginx_workers()) == before
     raise_if_healed(synced)
@@ -304,12 +306,12 @@ def test_a_peer_that_vanishes_in_its_proof(synced: Resident, probe: Probe) -> No
 
     run = synced.answer()
 
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 30
     raise_if_not_unreachable(run, NOT_KNOWN.format(run=run.data["run"]))
     probe.answer(asked)
     answered = time.monotonic()
     wait_until_ended(synced.pair.web2)
-    assert time.monotonic() - answered < 5, "a probe that took its time makes the rest no slower"
+    assert time.monotonic() - answered < 15, "a probe that took its time makes the rest no slower"
     assert served(synced.pair.web2) == "edited"
     synced.pair.write_config(peer=QUICK)
     raise_if_healed(synced)
@@ -317,7 +319,7 @@ def test_a_peer_that_vanishes_in_its_proof(synced: Resident, probe: Probe) -> No
 
 def test_a_refusal_here_waits_for_no_peer_that_is_gone(synced: Resident) -> None:
     pair = synced.pair
-    pair.write_config(peer="connect_timeout = 20s")
+    pair.write_config(peer="connect_timeout = 50s")
     pair.web2.vanish_from(pair.web1)
     write_tree(pair.web1, ROOT, {SITE: "server {"})
     started = time.monotonic()
@@ -325,7 +327,7 @@ def test_a_refusal_here_waits_for_no_peer_that_is_gone(synced: Resident) -> None
     run = by_hand(pair)
 
     assert (run.exit, run.outcome) == (3, "refused"), run
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 40
 
 
 def raise_if_healed(process: Resident) -> None:

@@ -133,22 +133,24 @@ def test_a_soak_ends_by_itself_unless_nginx_complains(pair: Pair) -> None:
         noticed = time.time()
         wait_until(lambda: time.time() > noticed + 1, "the log tells whole seconds")
         hangup(pair.web1)
-        wait_until(lambda: " is to run it until " in status(pair)["message"]["what"], "another soak begins", 20.0, 0.2)
+        wait_until(
+            lambda: " is to run it until " in status(pair)["message"]["what"], "another soak begins", every_s=0.2
+        )
         exit_status, said = sync(pair, "--force", "soak")
         assert (exit_status, answer(pair.web2, "/page.html", "x")) == (0, (200, "newer")), said
 
 
 def test_a_soak_outlives_the_daemon_that_began_it(pair: Pair) -> None:
-    with following(pair, "soak = 5s") as daemon:
+    with following(pair, "soak = 10s") as daemon:
         write(pair.web1, "conf/vhosts/shop.conf", SHOP.format("good"))
-        hangup(pair.web1)
         reloaded = time.time()
-        daemon.wait_for(" first (soak = 5")
+        hangup(pair.web1)
+        daemon.wait_for(" first (soak = 10")
     assert answer(pair.web2, "/", "shop") != (200, "good")
     with pair.daemon() as daemon:
         daemon.wait_for("web2 applied")
         wait_for_answer(pair.web2, "/", "shop", (200, "good"))
-    assert reloaded + 5 < status(pair)["accepted_at"] < reloaded + 25
+    assert status(pair)["accepted_at"] > reloaded + 10
 
 
 # the decision, as values

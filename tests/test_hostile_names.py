@@ -134,7 +134,7 @@ def test_the_daemons_log_stays_one_line_a_run(pair: Pair) -> None:
         pair.write_config(more=f"\n[ngxsync]\nlog_format = {log_format}\n")
         with pair.daemon() as daemon:
             fill(pair.web1, log_format.encode())
-            wait_until(lambda: manifest_of(pair.web1) == manifest_of(pair.web2), "web2 has them", 30.0)
+            wait_until(lambda: manifest_of(pair.web1) == manifest_of(pair.web2), "web2 has them")
             vhosts = os.fsencode(pair.web1.path(f"{ROOT}/conf/vhosts"))
             bad = os.path.join(vhosts, b"\x1b]0;owned\x07\nERROR forged.conf")
             with open(bad, "wb") as file:

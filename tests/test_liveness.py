@@ -39,7 +39,7 @@ def host(pair: Pair) -> Host:
     return pair.web2
 
 
-def check(host: Host, *arguments: str, interval_s: float = 10.0) -> tuple[int, str]:
+def check(host: Host, *arguments: str, interval_s: float = 30.0) -> tuple[int, str]:
     """(exit status, what it says), in less time than keepalived gives it; where time is not the matter it has plenty."""
     began = time.monotonic()
     done = check_nginx(host, "--interval", f"{interval_s:g}", *arguments)
@@ -280,7 +280,7 @@ def test_hung(host: Host) -> None:
     silent.bind(("127.0.0.1", 8099))
     silent.listen()
     with silent:
-        status, said = check(host, "--url", "http://127.0.0.1:8099/", interval_s=2.0)
+        status, said = check(host, "--url", "http://127.0.0.1:8099/", interval_s=5.0)
     assert (status, "did not answer in time" in said) == (1, True)
     status, said = check(host, "--url", "http://127.0.0.1/missing")
     assert (status, "answers 404" in said) == (1, True)
@@ -389,9 +389,9 @@ def test_not_startable(host: Host) -> None:
 def test_a_test_that_hangs_ends_before_the_interval(host: Host) -> None:
     host.stop_nginx()
     host.run(["mkfifo", f"{ROOT}/conf/vhosts/pipe.conf"])
-    status, said = check(host, interval_s=1.0)
+    status, said = check(host, interval_s=4.0)
     assert (status, "a start is under way" in said) == (1, True)
-    status, said = check(host, interval_s=1.0)
+    status, said = check(host, interval_s=4.0)
     assert (status, "a start is under way" in said) == (1, True), "a second one does not begin another"
     assert len([line for line in host.commands().values() if " -t" in line]) == 1
     assert tries(host) == 1
@@ -399,8 +399,11 @@ def test_a_test_that_hangs_ends_before_the_interval(host: Host) -> None:
 
 def test_two_at_once_start_once(host: Host) -> None:
     host.stop_nginx()
-    both = [host.popen([AGENT, "check-nginx"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
-    ended = [(process.communicate(timeout=10)[1], process.returncode) for process in both]
+    both = [
+        host.popen([AGENT, "check-nginx", "--interval", "30"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    ended = [(process.communicate(timeout=60)[1], process.returncode) for process in both]
     assert [status for _, status in ended] == [0, 0], ended
     assert sum("was started" in said for said, _ in ended) == 1
     assert sum(line.startswith("nginx: master") for line in host.commands().values()) == 1
@@ -423,7 +426,7 @@ def test_while_a_run_replaces_files_there_is_no_start(host: Host) -> None:
     with held(host, "mixed"):
         assert check(host) == (0, "")
         host.stop_nginx()
-        status, said = check(host, interval_s=2.0)
+        status, said = check(host, interval_s=4.0)
         assert (status, is_started(host), tries(host)) == (1, False, 0)
         assert "replaces files" in said
     assert (check(host)[0], is_started(host)) == (0, True)

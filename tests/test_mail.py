@@ -336,7 +336,7 @@ def test_a_server_that_speaks_ever_so_slowly(tmp_path: Path) -> None:
         begun = time.monotonic()
         with pytest.raises(MailFailed):
             smtp.send(mail, smtp.make_mail(mail, "web1", "s", "b", "m"), "web1", longest_s=0.5)
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 20
         thread.join()
 
 
@@ -462,7 +462,7 @@ def test_killed_between_the_mail_and_its_note(tmp_path: Path) -> None:
         file.write_text(text)
         argv = [sys.executable, "-m", "ngxsync", "notify", "--flush", "--config", str(file)]
         with subprocess.Popen(argv, cwd=PROJECT) as process:
-            wait_until(lambda: server.raw, "the server has the mail", 20.0)
+            wait_until(lambda: server.raw, "the server has the mail")
             process.kill()
         assert told(config)
         assert told(config)
@@ -626,7 +626,7 @@ def test_a_command_that_hangs_delays_no_mail(tmp_path: Path) -> None:
     begun = time.monotonic()
     why = run_command("sleep 77 & echo left >&2; wait", {"kind": "role"}, 0.3)
     assert "did not end within 0.3 s" in why
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     assert run_command("cat >/dev/null; exit 3", {}) == "exit status 3"
     assert run_command("echo 'x\x1b[2J' >&2; exit 1", {}).isprintable()
     assert run_command("exit 0", {"what": "x" * 200_000}) == ""

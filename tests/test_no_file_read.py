@@ -30,7 +30,7 @@ def traced(host: Host, pid: int) -> Iterator[None]:
     """That process, and all that it starts."""
     tracer = host.popen([*STRACE, "-p", str(pid)])
     status = host.path(f"/proc/{pid}/status")
-    wait_until(lambda: "TracerPid:\t0\n" not in status.read_text(), "strace holds it", 20.0)
+    wait_until(lambda: "TracerPid:\t0\n" not in status.read_text(), "strace holds it")
     yield
     host.signal_to(tracer, signal.SIGINT)
     tracer.wait(20)
@@ -53,7 +53,7 @@ def test_a_second_diff_reads_no_file(pair: Pair) -> None:
         assert pair.ngxsync("diff").returncode == 0
         return knows_all(pair.web1, "master/hash-cache.json") and knows_all(pair.web2, "peer/cache.json")
 
-    wait_until(is_settled, "all files are known", 30.0)
+    wait_until(is_settled, "all files are known")
     diff = [*STRACE, sys.executable, "-m", "ngxsync", "diff"]
     with traced(pair.web2, pair.web2.sshd_pid()):
         assert pair.web1.run(diff, env={"PYTHONPATH": str(PROJECT)}).returncode == 0

@@ -82,7 +82,7 @@ def say(host: Host, state: str, *, name: str = "VI_1", kind: str = "INSTANCE") -
     began = time.monotonic()
     done = notify(host, "--vip", VIP, kind, name, state, "100")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert time.monotonic() - began < 3.0, "keepalived is never held up"
+    assert time.monotonic() - began < 10.0, "keepalived is held up by nothing that is waited for here"
 
 
 def is_at_work(host: Host) -> bool:
@@ -91,7 +91,7 @@ def is_at_work(host: Host) -> bool:
 
 def settle(host: Host) -> None:
     """Until all that was handed on is done."""
-    wait_until(lambda: not is_at_work(host), "what follows a word has ended", 30.0)
+    wait_until(lambda: not is_at_work(host), "what follows a word has ended")
 
 
 def events(host: Host) -> list[dict[str, Any]]:
@@ -220,7 +220,7 @@ def test_nginx_is_the_one_that_check_nginx_looks_after(host: Host) -> None:
     """Another root, named by check-nginx alone: its note says so."""
     host.stop_nginx()
     host.run(["cp", "-a", ROOT, "/srv/nginx"])
-    assert check_nginx(host, "--root", "/srv/nginx").returncode == 0
+    assert check_nginx(host, "--root", "/srv/nginx", "--interval", "30").returncode == 0
     host.stop_nginx()
     give(host)
     say(host, "MASTER")
@@ -388,11 +388,11 @@ def test_a_reader_takes_line_after_line(host: Host, reader: subprocess.Popen[str
             b"\xff\xfe garbage\n\n" + b"x" * 9000 + b'\nINSTANCE "VI_1" MASTER_RX_LOWER_PRI 9\nINSTANCE "VI_1" FAU'
         )
         stream.write(b"LT 99\n")
-        wait_until(lambda: told(host) == ["backup", "fault"], "the next word is told", 20.0)
+        wait_until(lambda: told(host) == ["backup", "fault"], "the next word is told")
         settle(host)
         give(host)
         stream.write(b'GROUP "web" MASTER 100\nINSTANCE "VI_1" MASTER 100\n')
-        wait_until(lambda: told(host) == ["backup", "fault", "master"], "the last is told", 20.0)
+        wait_until(lambda: told(host) == ["backup", "fault", "master"], "the last is told")
     assert reader.wait(10) == 0
     settle(host)
     assert told(host) == ["backup", "fault", "master"]
@@ -432,7 +432,7 @@ def test_of_a_burst_the_last_word_about_each_instance_counts(host: Host, reader:
             stream.write(
                 "".join(f'INSTANCE "OURS" {state} 99\nINSTANCE "THEIRS" BACKUP 99\n' for state in burst).encode()
             )
-            wait_until(lambda last=last: told(host)[-1:] == [last.lower()], "the last word is told", 30.0)
+            wait_until(lambda last=last: told(host)[-1:] == [last.lower()], "the last word is told")
             settle(host)
             assert (told(host)[-1], is_worked_on(host)) == (last.lower(), True), told(host)
 
@@ -447,7 +447,7 @@ def test_what_keepalived_itself_writes_into_its_fifo(host: Host) -> None:
     host.path("/run/keepalived.conf").write_text(KEEPALIVED)
     with host.popen(["keepalived", "--dont-fork", "--use-file=/run/keepalived.conf"]) as keepalived:
         try:  # that it was a backup before is needless, where that word is still waiting
-            wait_until(lambda: told(host)[-1:] == ["master"], "it became master", 20.0)
+            wait_until(lambda: told(host)[-1:] == ["master"], "it became master")
         finally:
             host.signal_to(keepalived, signal.SIGTERM)
     wait_until(lambda: told(host)[-2:] == ["master", "stop"], "it was ended")

@@ -132,7 +132,7 @@ def set_up(web1: Container, web2: Container) -> None:
         typed(host, RENDERED)
         typed(host, "systemctl enable --now ngxsync")
         typed(host, "systemctl enable --now keepalived")
-    wait_until(lambda: f"web1: VRRP MASTER, holds {VIP}" in status_of(web1), "web1 has the VIP", 20.0, 0.4)
+    wait_until(lambda: f"web1: VRRP MASTER, holds {VIP}" in status_of(web1), "web1 has the VIP", every_s=0.4)
 
 
 def is_in_sync(host: Container, *peers: str) -> bool:
@@ -157,7 +157,7 @@ def add_second_backup(web1: Container, web2: Container, web3: Container) -> None
     for host in (web1, web2, web3):
         typed(host, RENDERED)
         typed(host, "systemctl enable --now keepalived" if host is web3 else "systemctl reload keepalived")
-    wait_until(lambda: web1.run(["ngxsync", "ready"], check=False).returncode == 0, "both are ready", 20.0, 0.4)
+    wait_until(lambda: web1.run(["ngxsync", "ready"], check=False).returncode == 0, "both are ready", every_s=0.4)
     typed(web2, "ngxsync check")
 
 
@@ -168,7 +168,7 @@ def move_to(web3: Container, web1: Container, web2: Container) -> None:
         config.write_text(config.read_text().replace("priority = 98", "priority = 101"))
         typed(host, RENDERED)
         typed(host, "systemctl reload keepalived")
-    wait_until(lambda: is_in_sync(web3, "web1", "web2"), "web3 has the VIP, and took both over", 20.0, 0.4)
+    wait_until(lambda: is_in_sync(web3, "web1", "web2"), "web3 has the VIP, and took both over", every_s=0.4)
     typed(web1, "systemctl disable --now keepalived ngxsync")
     typed(web1, "rm /etc/keepalived/keepalived.conf")
     for peer in ("web2", "web3"):
@@ -214,7 +214,7 @@ def test_the_hosts_are_set_up_as_the_runbook_says_outlive_their_master_and_are_r
     web1, web2, web3 = hosts
     set_up(web1, web2)
     typed(web1, "ngxsync keepalived check")
-    wait_until(lambda: web1.run(["ngxsync", "ready"], check=False).returncode == 0, "web2 is ready", 20.0, 0.4)
+    wait_until(lambda: web1.run(["ngxsync", "ready"], check=False).returncode == 0, "web2 is ready", every_s=0.4)
     command = web1.run(["readlink", "-f", "/usr/local/sbin/ngxsync-agent"]).stdout.strip()
     assert command == f"{STATE}/agent/ngxsync-agent", "keepalived keeps this path; an upgrade takes others away"
 
@@ -228,24 +228,24 @@ def test_the_hosts_are_set_up_as_the_runbook_says_outlive_their_master_and_are_r
     # a dead nginx is started through its unit, and belongs to it: keepalived may come and go
     dead = nginx_main(web1)
     web1.run(["pkill", "-KILL", "nginx"])
-    alive = wait_until(lambda: nginx_main(web1) not in (0, dead) and nginx_main(web1), "it is started", 20.0, 0.1)
+    alive = wait_until(lambda: nginx_main(web1) not in (0, dead) and nginx_main(web1), "it is started", every_s=0.1)
     web1.systemctl("restart", "keepalived")
-    wait_until(lambda: f"web1: VRRP MASTER, holds {VIP}" in status_of(web1), "the VIP is back", 20.0, 0.4)
+    wait_until(lambda: f"web1: VRRP MASTER, holds {VIP}" in status_of(web1), "the VIP is back", every_s=0.4)
     assert nginx_main(web1) == alive
 
     add_second_backup(web1, web2, web3)
     web1.systemctl("stop", "ngxsync")
     write_tree(web1, ROOT, {"html/saved.html": "saved, and not sent before it died"})
     web1.cut_power()
-    wait_until(lambda: f"web2: VRRP MASTER, holds {VIP}" in status_of(web2), "web2 takes over", 20.0, 0.4)
-    wait_until(lambda: is_in_sync(web2, "web3"), "and the other backup", 20.0, 0.4)
+    wait_until(lambda: f"web2: VRRP MASTER, holds {VIP}" in status_of(web2), "web2 takes over", every_s=0.4)
+    wait_until(lambda: is_in_sync(web2, "web3"), "and the other backup", every_s=0.4)
     write_tree(web2, ROOT, {"html/night.html": "edited at night"})
-    wait_until(lambda: web3.path(f"{ROOT}/html/night.html").exists(), "it pushes", 20.0, 0.1)
+    wait_until(lambda: web3.path(f"{ROOT}/html/night.html").exists(), "it pushes", every_s=0.1)
     web1.boot()
-    wait_until(lambda: status_of(web1).count(": held since") == 2, "the old master overwrites nothing", 30.0, 0.4)
+    wait_until(lambda: status_of(web1).count(": held since") == 2, "the old master overwrites nothing", every_s=0.4)
     assert "ngxsync pull --peer web2; " in status_of(web1)
     typed(web1, "ngxsync pull --peer web2", "--yes")
-    wait_until(lambda: is_in_sync(web1, "web2"), "both are equal", 20.0, 0.4)
+    wait_until(lambda: is_in_sync(web1, "web2"), "both are equal", every_s=0.4)
     assert "web2 wrote there last" in status_of(web1), "web3 has what web2 sent, and lacks what web1 saved"
     typed(web1, "ngxsync sync --peer web3 --force generation")
     for host in (web1, web2, web3):

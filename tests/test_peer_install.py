@@ -816,7 +816,7 @@ def test_a_line_of_the_same_key_that_is_none_of_ours_stays(door: Pair) -> None:
 def test_killed_here_in_the_middle_the_same_command_goes_on(door: Pair, moment: str) -> None:
     before = door.web2.path(KEYS).read_text()
     with door.popen_ngxsync("peer", "install", "--yes", stdout=subprocess.DEVNULL) as process:
-        wait_until(lambda: os.path.lexists(door.web2.path(moment)), f"{moment} is there", 20, 0.001)
+        wait_until(lambda: os.path.lexists(door.web2.path(moment)), f"{moment} is there", every_s=0.001)
         door.web1.signal_to(process, signal.SIGKILL)
     assert "uid=0" in by_own_key(door, "id").stdout
     install(door, "--yes")

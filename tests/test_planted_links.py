@@ -50,7 +50,7 @@ def test_a_link_planted_in_the_live_tree_between_plan_and_apply(guarded: Residen
         plant(pair.web2, f"{ROOT}/{path}")
         pair.web2.path("/run/go").write_text("go\n")
         pair.web2.path("/run/reached").unlink()
-        wait_until(pair.web2.path("/run/reached").exists, "it is planned anew", 30.0)
+        wait_until(pair.web2.path("/run/reached").exists, "it is planned anew")
         pair.web2.path("/run/go").write_text("go\n")
         run = guarded.answer()
     assert run.exit == 0, run

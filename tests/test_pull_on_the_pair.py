@@ -352,10 +352,10 @@ def test_a_held_daemon_goes_on_after_a_pull(grown: Resident) -> None:
     with pair.daemon() as daemon:
         edit(pair.web2, "html/index.html", "edited there\n")
         edit(pair.web1, "html/mine.html", "changed here\n")
-        daemon.wait_for("held (drift)", 30.0)
+        daemon.wait_for("held (drift)")
         assert pull(pair).exit == 0
         page = pair.web2.path(f"{ROOT}/html/mine.html")
-        wait_until(lambda: page.read_text() == "changed here\n", "what was pending is sent", 30.0)
+        wait_until(lambda: page.read_text() == "changed here\n", "what was pending is sent")
     assert pair.web2.path(f"{ROOT}/html/index.html").read_text() == "edited there\n"
     assert are_equal(pair)
 

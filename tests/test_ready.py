@@ -174,7 +174,7 @@ def port_is_taken(scene: Scene) -> Iterator[Expected]:
         taken.listen()
         edit(scene.web2, SITE, text.replace("listen 80;", "listen 80; listen 8088;"))
         scene.web2.run(["kill", "-HUP", str(scene.web2.nginx_main())])
-        wait_until(lambda: "still could not bind" in scene.web2.error_log(), "the reload is refused", 20.0)
+        wait_until(lambda: "still could not bind" in scene.web2.error_log(), "the reload is refused")
         yield Expected("stale-running", "web2", "bind() to 0.0.0.0:8088 failed (98: Address already in use)")
     edit(scene.web2, SITE, text)
     reload(scene.web2)
@@ -381,7 +381,7 @@ def wait_for_status(
         return is_so(told["peers"][0], told["notes"])
 
     try:
-        wait_until(look, "status says so", 30.0)
+        wait_until(look, "status says so")
     except AssertionError as error:
         raise AssertionError(f"{error}\n{latest}") from None
     return latest[0], latest[1]

@@ -238,10 +238,10 @@ def test_the_daemon_leaves_it(synced: Resident) -> None:
     with pair.daemon() as daemon:
         assert rollback(pair).exit == 0
         write_tree(pair.web1, ROOT, {"html/unrelated.html": "an unrelated edit\n"})
-        daemon.wait_for("held (rolled-back)", 30.0)
+        daemon.wait_for("held (rolled-back)")
         assert served(pair.web2) == "good"
         write_tree(pair.web1, ROOT, site("mended"))
-        wait_until(lambda: served(pair.web2) == "mended", "the mended file is synced by itself", 30.0)
+        wait_until(lambda: served(pair.web2) == "mended", "the mended file is synced by itself")
     assert manifest_of(pair.web1) == manifest_of(pair.web2)
 
 

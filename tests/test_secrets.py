@@ -166,7 +166,7 @@ def test_state_is_nobody_elses_whatever_the_umask(pair: Pair, umask: str) -> Non
         run(*arguments)
     with pair.daemon():
         write_tree(pair.web1, ROOT, {"html/x.html": "two\n"})
-        wait_until(lambda: manifest_of(pair.web1) == manifest_of(pair.web2), "web2 has it", 30.0)
+        wait_until(lambda: manifest_of(pair.web1) == manifest_of(pair.web2), "web2 has it")
     for host in pair.hosts:
         for top in (STATE, f"{ROOT}/.ngxsync", "/run/ngxsync"):
             assert open_to_others(host, top) == [], (host.name, top)

@@ -86,7 +86,7 @@ class Service:
 
     def wait_for(self, text: str, since: int) -> dict[str, Any]:
         """The first entry with this text that is not among the first `since`."""
-        found = wait_until(lambda: [e for e in self.entries()[since:] if text in e["MESSAGE"]], text, 40.0, 0.1)
+        found = wait_until(lambda: [e for e in self.entries()[since:] if text in e["MESSAGE"]], text, every_s=0.1)
         return found[0]
 
     def edit(self, text: str) -> None:

@@ -35,7 +35,7 @@ def waiting_run(agent: Agent, request: dict[str, Any]) -> Iterator[Any]:
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
         prep = agent.host.path(f"{ROOT}/.ngxsync/{request['run']}/prep/0")
-        wait_until(prep.exists, "it is prepared", 20.0)
+        wait_until(prep.exists, "it is prepared")
         yield answer, lambda: fcntl.flock(lock, fcntl.LOCK_UN)
 
 

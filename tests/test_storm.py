@@ -53,7 +53,7 @@ def test_one_changed_file_has_no_window(synced: Resident) -> None:
     watched = Watched(pair)
     watched.start_reader()
     try:
-        wait_until(lambda: not watched.complaints() and watched.sums["tests"], "the reader is at work", 20.0)
+        wait_until(lambda: not watched.complaints() and watched.sums["tests"], "the reader is at work")
         for generation in range(1, 11):
             path = edits.STAMPS[generation % 2]
             write_tree(pair.web1, ROOT, {path: edits.stamp_text(path, generation)})
@@ -77,7 +77,7 @@ def test_the_reader_tells_a_refusal_in_the_window_from_any_other(pair: Pair, ite
     watched, complaints = Watched(pair), []
     watched.start_reader()
     try:
-        wait_until(lambda: complaints.extend(watched.complaints()) or watched.sums["tests"] > 1, "it tested", 20.0)
+        wait_until(lambda: complaints.extend(watched.complaints()) or watched.sums["tests"] > 1, "it tested")
     finally:
         watched.close()
     refused = [text for text in complaints if "'what': 'test'" in text]

@@ -128,14 +128,14 @@ def test_the_vip_moves_in_the_middle_of_a_transaction(bench: Bench, step: str, e
     old, new = (f"{word}-{step}-{end.replace(' ', '-')}" for word in ("old", "new"))
     save(duo.web1, old)
     reload(duo.web1)
-    wait_until(lambda: saved(duo.web2) == f"{old} {old}" and is_accepted(duo.web2), "the first edit goes over", 30.0)
-    wait_until(lambda: duo.word(duo.web1) == "in-sync", "and is done with", 30.0, 0.3)
+    wait_until(lambda: saved(duo.web2) == f"{old} {old}" and is_accepted(duo.web2), "the first edit goes over")
+    wait_until(lambda: duo.word(duo.web1) == "in-sync", "and is done with", every_s=0.3)
 
     with stopped_at(duo, BY_NAME[step], 0) as stop, Reader(duo) as reader:
         save(duo.web1, new)
         stop.wait()
         duo.stop(duo.web1, "keepalived", 15)
-        wait_until(lambda: duo.holders() == ["web2"], "web2 takes the VIP", 20.0, 0.1)
+        wait_until(lambda: duo.holders() == ["web2"], "web2 takes the VIP", every_s=0.1)
         proven = new if step == "accept" else old
         wait_until(lambda: served(duo) == f"{proven} {proven}", "it serves what was proven there")
         if end == "is killed":
@@ -143,12 +143,12 @@ def test_the_vip_moves_in_the_middle_of_a_transaction(bench: Bench, step: str, e
         stop.release()
         wait_until(lambda: not duo.web2.path(f"{STATE}/peer/journal").exists(), "it is finished or undone", 60.0)
         whole = (f"{old} {old}", f"{new} {new}")
-        wait_until(lambda: served(duo) == saved(duo.web2), "nginx runs what is on the disk", 30.0)
+        wait_until(lambda: served(duo) == saved(duo.web2), "nginx runs what is on the disk")
         assert saved(duo.web2) in whole
         if step in ("stage", "rehearse"):
             assert saved(duo.web2) == whole[0]  # the VIP came before the first exchange
         duo.start(duo.web1, daemon=False)
-        wait_until(lambda: duo.holders() == ["web1"], "the VIP returns", 20.0, 0.1)
+        wait_until(lambda: duo.holders() == ["web1"], "the VIP returns", every_s=0.1)
         # longer than the longest call waits for its answer (SCAN_S in flow/host_run.py)
         wait_until(lambda: saved(duo.web2) == whole[1] or duo.word(duo.web1) == "undone", "it goes over", 180.0, 0.1)
         if saved(duo.web2) != whole[1]:  # told as undone: nothing automatic until a person says so
@@ -211,9 +211,9 @@ def test_ten_failovers_under_a_storm_of_edits(bench: Bench) -> None:
     duo = bench.ready()
     save(duo.web1, "0")
     reload(duo.web1)
-    wait_until(lambda: saved(duo.web2) == "0 0", "it goes over", 30.0)
+    wait_until(lambda: saved(duo.web2) == "0 0", "it goes over")
     # workers of before a reload answer too, on either host
-    wait_until(lambda: served(duo) == duo.web2.get("/", NAME)[1] == "0 0", "both serve it", 30.0, 0.1)
+    wait_until(lambda: served(duo) == duo.web2.get("/", NAME)[1] == "0 0", "both serve it", every_s=0.1)
     with Reader(duo) as reader, Storm(duo) as storm:
         storm.good.add("0 0")
         for number in range(FAILOVERS):
@@ -223,7 +223,9 @@ def test_ten_failovers_under_a_storm_of_edits(bench: Bench) -> None:
                 duo.web1.run(["ip", "address", "delete", "192.0.2.100/24", "dev", "eth0"], check=False)
             else:
                 duo.start(duo.web1, daemon=False)
-            wait_until(lambda winner=winner: duo.holders() == [winner.name], f"{winner.name} holds the VIP", 30.0, 0.1)
+            wait_until(
+                lambda winner=winner: duo.holders() == [winner.name], f"{winner.name} holds the VIP", every_s=0.1
+            )
             decided = time.monotonic() + 1.0
             # a person who was told decides for what serves now
             forced = ("--force", "drift", "--force", "conflict", "--force", "generation", "--force", "first-contact")
@@ -238,7 +240,7 @@ def test_ten_failovers_under_a_storm_of_edits(bench: Bench) -> None:
     assert reader.seen <= storm.good, reader.seen - storm.good
     assert len(reader.seen) > FAILOVERS
     assert storm.refused
-    wait_until(lambda: duo.holders() == ["web1"], "web1 has the VIP in the end", 20.0, 0.1)
+    wait_until(lambda: duo.holders() == ["web1"], "web1 has the VIP in the end", every_s=0.1)
     settled = duo.ngxsync("sync", "--yes", "--force", "drift", "--force", "conflict")
     assert settled.returncode == 0, settled.stdout + settled.stderr
     assert saved(duo.web2) == saved(duo.web1)

@@ -95,7 +95,7 @@ def test_a_second_master_waits_for_the_first(trio: Pair) -> None:
     first = begun(trio.web1, "--force", "generation")
     asked = probe.wait()
     third = begun(trio.web3, "--force", "generation", "--force", "drift", "--force", "conflict")
-    wait_until(lambda: is_asking(trio.web2), "web3 asks for the lock", 20.0)
+    wait_until(lambda: is_asking(trio.web2), "web3 asks for the lock")
     probe.answer(asked)
     assert ended(first)[0] == 0
     status, text = ended(third)
@@ -174,7 +174,7 @@ def test_the_stage_of_a_dead_master_blocks_nobody(trio: Pair, sending: subproces
         if "sh /usr/bin/rsync" in line:
             trio.web2.run(["kill", "-KILL", str(pid)], check=False)
     trio.web2.path("/run/reached").unlink()
-    wait_until(lambda: trio.web2.path("/run/reached").exists(), "web3's rsync is called", 30.0)
+    wait_until(lambda: trio.web2.path("/run/reached").exists(), "web3's rsync is called")
     go(trio.web2)
     status, text = ended(third)
     assert status == 0, text
