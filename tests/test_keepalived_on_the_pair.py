@@ -91,7 +91,7 @@ def test_the_rendered_pair_is_sound_and_what_is_planted_on_the_hosts_is_found_an
     write_private(web2, PARTS, texts[web2])
 
     with keepalived(web1), keepalived(web2, "-f", "/srv/keepalived/main.conf"):
-        wait_until(lambda: holds(web1), "web1 holds the VIP")
+        wait_until(lambda: holds(web1) and not holds(web2), "web1 alone holds the VIP")
         done = pair.ngxsync("keepalived", "check")
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
         instance = "ngxsync on eth0, virtual_router_id 88, priority"

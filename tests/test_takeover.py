@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import threading
 import time
@@ -58,10 +59,11 @@ def save(host: Host, text: str) -> None:
     """Two files that go together: a mixture of two states is seen in one answer."""
     server = f"server {{ listen 80; server_name {NAME}; include twice.inc; return 200 '{text} $second'; }}\n"
     files = {"conf/twice.inc": f"set $second '{text}';\n", "conf/vhosts/twice.conf": server}
-    # as editors do it: an nginx that is told to read at this moment finds no file half written
+    # as editors do it: an nginx that is told to read at this moment finds no file half written, and hardly one without the other
     write_tree(host, SAVED, files)
-    for name in files:
-        host.path(f"{SAVED}/{name}").rename(host.path(f"{ROOT}/{name}"))
+    pairs = [(str(host.path(f"{SAVED}/{name}")), str(host.path(f"{ROOT}/{name}"))) for name in files]
+    for made, place in pairs:
+        os.rename(made, place)
 
 
 def reload(host: Host) -> None:
@@ -193,10 +195,17 @@ class Storm:
     def _save_good(self, host: Host, text: str) -> None:
         self.good.add(text)
         save(host, text.split()[0])
-        # as a person looks at it before the next one, which nginx else reads in place of this one
-        with suppress(AssertionError, OSError):
+        # as a person looks at it before the next one, which nginx else reads in place of this one, or half of it
+        with suppress(AssertionError):
             reload(host)
-            wait_until(lambda: host.get("/", NAME)[1] == text, "it is served", 3.0)
+            wait_until(
+                lambda: self._is_served(host, text) or saved(host) != text, "it is served, or replaced by a sync"
+            )
+
+    def _is_served(self, host: Host, text: str) -> bool:
+        with suppress(OSError):
+            return host.get("/", NAME)[1] == text
+        return False
 
     def _save_refused(self, host: Host) -> None:
         self.refused += 1
