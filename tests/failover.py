@@ -142,7 +142,7 @@ class Duo(Pair):
                 host.run(["kill", "-KILL", *map(str, sorted(self.keepalived_pids(host), reverse=True))], check=False)
             host.signal_to(process, number)
             try:
-                process.wait(20)
+                process.wait(45)
             finally:
                 process.kill()
                 setattr(running, what, None)

@@ -64,7 +64,7 @@ def let_go_on(host: Host, process: subprocess.Popen[str]) -> None:
         found = [str(pid) for pid, line in host.commands().items() if word in line]
         host.run(["kill", signal, *found], check=False)  # the tracer itself has both words, and may be gone meanwhile
     with process:
-        process.wait(30)
+        process.wait(45)
 
 
 def kill_run(host: Host) -> None:

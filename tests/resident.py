@@ -106,7 +106,7 @@ class Resident:
 
     def _wait(self) -> None:
         try:
-            self.process.wait(20)
+            self.process.wait(45)
         finally:
             self.process.kill()
             self.stdin.close()

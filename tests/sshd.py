@@ -140,7 +140,7 @@ SetEnv SHLVL=5 {self._environment}
             return
         self.cut()
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(45)
         self._process = None
 
 

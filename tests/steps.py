@@ -141,4 +141,4 @@ class Stop:
             self._strace.wait(2)
         except subprocess.TimeoutExpired:  # it lost its way when what it held was killed
             self.host.signal_to(self._strace, signal.SIGKILL)
-            self._strace.wait(20)
+            self._strace.wait(45)

@@ -164,7 +164,7 @@ def test_recover_by_hand_at_any_time_and_twice(backup: Backup) -> None:
         assert backup.is_between()
     finally:
         let_go_on(backup.host, process)
-    out, _ = asked.communicate(timeout=30)
+    out, _ = asked.communicate(timeout=60)
     assert out == "recover: nothing was open\n"
     for _ in range(2):
         done = backup.host.run(["ngxsync-agent", "recover"])

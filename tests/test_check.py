@@ -44,7 +44,7 @@ def hidden(host: Host, *programs: str) -> Iterator[None]:
         yield
     finally:
         for program in programs:
-            host.run(["umount", program])
+            host.unmount(program)
 
 
 def real_paths(host: Host, command: str) -> list[str]:

@@ -340,7 +340,7 @@ def test_the_watchdog_is_fed_only_while_the_watcher_is_alive(pair: Pair) -> None
 def test_a_disk_that_cannot_be_written_ends_with_a_status_after_which_it_is_started_again(pair: Pair) -> None:
     pair.web1.run(["mount", "-t", "tmpfs", "-o", "ro", "none", "/var/lib/ngxsync"])
     ended = pair.ngxsync("run")
-    pair.web1.run(["umount", "/var/lib/ngxsync"])
+    pair.web1.unmount("/var/lib/ngxsync")
     assert ended.returncode == 4
     assert "Read-only file system" in ended.stderr
 

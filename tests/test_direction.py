@@ -44,7 +44,7 @@ def locked(host: Host, path: str) -> Iterator[None]:
         yield
     finally:
         lock.stdin.close()
-        lock.wait(10)
+        lock.wait(45)
         lock.stdout.close()
 
 

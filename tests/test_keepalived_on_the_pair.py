@@ -142,7 +142,7 @@ def test_without_any_keepalived_there_are_findings_and_no_error(pair: Pair) -> N
         pair.web2.run(["mount", "--bind", "/dev/null", program])
     status, findings = found(pair)
     for program in ("/usr/sbin/keepalived", "/usr/sbin/nft"):
-        pair.web2.run(["umount", program])
+        pair.web2.unmount(program)
     assert status == 1
     assert set(findings) == {
         ("web1", "no-conf"),  # and does not run: without its file it could not

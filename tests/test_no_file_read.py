@@ -33,7 +33,7 @@ def traced(host: Host, pid: int) -> Iterator[None]:
     wait_until(lambda: "TracerPid:\t0\n" not in status.read_text(), "strace holds it")
     yield
     host.signal_to(tracer, signal.SIGINT)
-    tracer.wait(20)
+    tracer.wait(45)
 
 
 # where the running nginx keeps its pid file: the agent asks the main configuration file for that alone, on the master

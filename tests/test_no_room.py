@@ -43,7 +43,7 @@ def test_an_agent_that_finds_no_room(pair: Pair) -> None:
     assert "the agent cannot be put there: No space left on device" in done.stderr
     assert "now: web2 unchanged" in done.stderr
     assert "next: on web2: df -h, df -i; is that file system mounted read-only?" in done.stderr
-    pair.web2.run(["umount", "/var/lib/ngxsync"])
+    pair.web2.unmount("/var/lib/ngxsync")
     assert pair.ngxsync("sync").returncode == 0
 
 

@@ -393,7 +393,7 @@ def test_a_reader_takes_line_after_line(host: Host, reader: subprocess.Popen[str
         give(host)
         stream.write(b'GROUP "web" MASTER 100\nINSTANCE "VI_1" MASTER 100\n')
         wait_until(lambda: told(host) == ["backup", "fault", "master"], "the last is told")
-    assert reader.wait(10) == 0
+    assert reader.wait(45) == 0
     settle(host)
     assert told(host) == ["backup", "fault", "master"]
 
@@ -414,7 +414,7 @@ def test_a_reader_that_is_ended_takes_what_was_said_before(host: Host, reader: s
         wait_until(lambda: told(host) == ["backup"], "the first word is told")
         stream.write(b'INSTANCE "VI_1" STOP 99\n')
         host.signal_to(reader, signal.SIGTERM)
-        assert reader.wait(10) == 0
+        assert reader.wait(45) == 0
     wait_until(lambda: told(host) == ["backup", "stop"], "the last word is told")
 
 

@@ -125,7 +125,7 @@ class Asked:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._process.communicate(timeout=20)
+        self._process.communicate(timeout=60)
 
     def raise_if_done(self, verb: str, request: dict[str, Any], asked: object) -> None:
         assert self._process.stdin is not None

@@ -538,7 +538,7 @@ def test_no_room_for_the_agent_is_said_as_the_system_says_it(door: Pair) -> None
     assert "next: on web2: df -h, df -i" in done.stderr
     assert "Traceback" not in done.stderr
     assert 'File "' not in done.stderr
-    door.web2.run(["umount", STATE])
+    door.web2.unmount(STATE)
     install(door, "--yes")
 
 

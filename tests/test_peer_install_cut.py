@@ -152,7 +152,7 @@ def test_a_key_that_is_added_at_that_very_moment_stays(host: Host) -> None:
         wait_until(lambda: "restrict" in made[0].read_text(), "it is written")
         with host.path(KEYS).open("ab") as file:
             file.write(f"{OTHER.strip()} late\n".encode())
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
     assert json.loads(out)["ok"], out
     lines = host.path(KEYS).read_bytes().decode()
     assert lines.endswith(f"{OTHER}{OTHER.strip()} late\n")

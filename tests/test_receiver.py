@@ -90,7 +90,7 @@ class Transfer:
         assert self.process.stdout is not None
         with self.process.stdout as stream:
             said = stream.read()
-        return self.process.wait(20), said
+        return self.process.wait(45), said
 
     def kill(self) -> None:
         """The sender dies with its ssh, if it has not ended by itself."""
@@ -157,7 +157,7 @@ class SlowRename:
 
     def __exit__(self, *_error: object) -> None:
         self.host.signal_to(self._strace, signal.SIGTERM)
-        self._strace.wait(20)
+        self._strace.wait(45)
 
 
 def test_a_master_that_dies_leaves_nothing(transfer: Transfer) -> None:
@@ -218,7 +218,7 @@ def status(pair: Pair) -> Iterator[subprocess.Popen[str]]:
     process = pair.web2.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     yield process
     process.kill()
-    process.wait(10)
+    process.wait(45)
     for stream in (process.stdin, process.stdout):
         assert stream is not None
         stream.close()

@@ -236,7 +236,7 @@ def test_a_run_at_work_and_then_interrupted(agent: Agent) -> None:
     assert found["word"] == "busy", found["text"]
     kill_run(host)
     with process:
-        process.wait(30)
+        process.wait(45)
     found = night(host)
     assert (found["word"], found["journal"]["phase"]) == ("unfinished", "open"), found["text"]
     host.run([*COMMAND, "recover"])

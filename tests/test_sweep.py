@@ -406,7 +406,7 @@ def read_only(host: Host, inside: str) -> Iterator[None]:
     try:
         yield
     finally:
-        host.run(["umount", inside])
+        host.unmount(inside)
 
 
 @pytest.mark.parametrize("folder", ["blobs", "manifests"])
@@ -442,7 +442,7 @@ def test_a_full_disk_is_swept_as_any_other(agent: Agent) -> None:
         assert blobs(agent.host) == {b"page 1\n", b"page 2\n"}
         assert len(restorable(agent)) == 2
     finally:
-        agent.host.run(["umount", there])
+        agent.host.unmount(there)
 
 
 # how much

@@ -332,7 +332,7 @@ def test_a_full_disk_is_told_and_no_bug(pair: Pair) -> None:
         assert "next: make room there" in text
         assert pair.ngxsync("diff").returncode == 0  # it only reads
     finally:
-        pair.web1.run(["umount", "/var/lib/ngxsync/master"])
+        pair.web1.unmount("/var/lib/ngxsync/master")
 
 
 def test_130_ctrl_c_before_anything_changed(pair: Pair) -> None:

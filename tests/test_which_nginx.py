@@ -291,4 +291,4 @@ def test_finding_it_costs_little_among_hundreds_of_processes(pair: Pair, agent: 
         answer = agent.transact(request)
         host.run(["pkill", "-x", "sleep"])
     assert answer["outcome"] == "applied", answer
-    assert answer["timings"]["which"] < 0.2, os.cpu_count()
+    assert answer["timings"]["which"] < 1.5, os.cpu_count()

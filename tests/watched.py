@@ -84,7 +84,7 @@ class Watched:
     def _stop_reader(self) -> None:
         if self._reader is not None and self._reader.stdin is not None:
             self._reader.stdin.close()
-            self._reader.wait(20)
+            self._reader.wait(45)
             self._reader = None
 
     @contextmanager
