@@ -344,9 +344,9 @@ def test_130_ctrl_c_before_anything_changed(pair: Pair) -> None:
             locks = pair.web1.path("/var/lib/ngxsync/master/sequence")
             wait_until(lambda: locks.read_text() == "2", "the second run has its number")
             waiting.interrupt()
-            assert waiting.end(timeout_s=10) == 130
+            assert waiting.end(timeout_s=30) == 130
         asked.interrupt()
-        assert asked.end(timeout_s=10) == 130
+        assert asked.end(timeout_s=30) == 130
         assert "ngxsync: interrupted\n  now: nothing changed\n" in asked.shown
     assert manifest_of(pair.web2) == before
     assert pair.ngxsync("history").stdout == "no runs yet\n"
@@ -355,7 +355,7 @@ def test_130_ctrl_c_before_anything_changed(pair: Pair) -> None:
 
 def test_ctrl_c_later_waits_for_the_peers_answer(pair: Pair) -> None:
     first_sync(pair)
-    slow = f"/bin/sh -c 'touch /run/reloading; sleep 1; kill -HUP $(cat {ROOT}/logs/nginx.pid)'"
+    slow = f"/bin/sh -c 'touch /run/reloading; sleep 4; kill -HUP $(cat {ROOT}/logs/nginx.pid)'"
     pair.write_config(nginx=f"reload = {slow}")
     write(pair.web1, "conf/vhosts/one.conf", VHOST)
     with Terminal(pair, "sync") as terminal:
@@ -630,7 +630,7 @@ def others_of(pair: Pair, *hosts: str) -> list[str]:
     peers = (f"[peer p{n}]\nhost = {host}\nidentity = /k\n" for n, host in enumerate(hosts))
     pair.web1.path("/etc/ngxsync/names.ini").write_text("".join(peers))
     argv = [sys.executable, "-c", OTHERS, "/etc/ngxsync/names.ini"]
-    return pair.web1.run(argv, env={"PYTHONPATH": str(PROJECT)}, timeout=8).stdout.split()
+    return pair.web1.run(argv, env={"PYTHONPATH": str(PROJECT)}, timeout=30).stdout.split()
 
 
 @pytest.mark.parametrize(

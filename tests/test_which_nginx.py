@@ -235,8 +235,8 @@ def test_two_candidates_are_held(pair: Pair, agent: Agent) -> None:
 def test_a_child_that_still_has_its_parents_title_is_no_candidate(pair: Pair, agent: Agent) -> None:
     host = pair.web2
     request = agent.plan(HERE)
-    with host.popen(pretend(TITLE, "sleep 0.4")):
-        wait_until(lambda: TITLE + " 0.4" in host.commands().values(), "it runs")
+    with host.popen(pretend(TITLE, "sleep 0.8")):
+        wait_until(lambda: TITLE + " 0.8" in host.commands().values(), "it runs")
         answer = agent.transact(request)
     assert answer["outcome"] == "applied", answer
     assert host.get("/", port=81) == (200, "here")
