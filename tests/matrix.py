@@ -28,6 +28,7 @@ WARM = (" scan", " stage")  # interpreters that wait for a request
 CONNECT_TIMEOUT_S = 1
 FROZEN_S = 6 * CONNECT_TIMEOUT_S + 5  # by when a run on a frozen connection has ended, its own work included
 RECEIVER_S = 9 * CONNECT_TIMEOUT_S + 1  # rsync on the peer ends when nothing came for 9 x connect_timeout, 45 s at most
+BUSY_S = 15.0  # more than that, where the machine has other work too
 PEER_S = 62.0  # and all else there that waits for a master which has vanished
 CONFIG = f"connect_timeout = {CONNECT_TIMEOUT_S}s\nprove_timeout = 3s"
 
@@ -256,10 +257,10 @@ class Found:
 def raise_if_at_work(bench: Bench, step: Step, fault: Fault) -> None:
     """The run has ended, the fault lasts: all that worked for it on the peer ends too, and in time."""
     is_frozen = fault is FAULT["connection-frozen"]
-    limit_s = RECEIVER_S if is_frozen and step.name == "stage" else 100.0
+    limit_s = RECEIVER_S + BUSY_S if is_frozen and step.name == "stage" else 100.0
     wait_until(lambda: not bench.working(), "nothing works on the peer any more", limit_s, 0.05)
     if is_frozen:
-        wait_until(lambda: not faults.agents(bench.peer), "nothing waits on the peer any more", PEER_S, 0.05)
+        wait_until(lambda: not faults.agents(bench.peer), "nothing waits on the peer any more", PEER_S + BUSY_S, 0.05)
 
 
 def run_cell(bench: Bench, step: Step, fault: Fault) -> Found:
