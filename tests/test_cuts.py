@@ -32,7 +32,7 @@ from tests.resident import (
 )
 
 PROBE = "http://127.0.0.1:8099/"
-QUICK = "connect_timeout = 1s"
+QUICK = "connect_timeout = 2s"
 NOT_KNOWN = "the outcome of run {run} on web2 is not known yet: all of it or nothing"
 
 

@@ -183,7 +183,7 @@ def test_what_only_the_peer_refuses_is_told_once_and_tried_again(pair: Pair) -> 
 
 
 def test_a_peer_that_was_away_gets_what_it_missed_once_it_is_back(pair: Pair) -> None:
-    with synced(pair, peer="connect_timeout = 1s") as daemon:
+    with synced(pair, peer="connect_timeout = 3s") as daemon:
         pair.web2.vanish_from(pair.web1)
         write(pair.web1, "html/index.html", "while away")
         daemon.wait_for("web2 unreachable")

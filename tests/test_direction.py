@@ -267,7 +267,7 @@ def test_a_promoted_backup_pushes_and_the_old_master_is_held_until_a_person_deci
 
 
 def test_a_master_that_returns_equal_does_not_take_the_direction_back(pair: Pair) -> None:
-    pair.write_config(peer="connect_timeout = 1s")
+    pair.write_config(peer="connect_timeout = 3s")
     share(pair)
     assert by_hand(pair, "--yes").exit == 0
     pair.web1.run(["ip", "link", "set", "eth0", "down"])
@@ -291,7 +291,7 @@ def test_a_master_that_returns_equal_does_not_take_the_direction_back(pair: Pair
 
 def test_of_two_that_were_promoted_none_takes_the_other_over_by_itself(pair: Pair) -> None:
     """web2 was the master and has accepted nothing from anybody; both were promoted while they differed."""
-    pair.write_config(peer="connect_timeout = 1s")
+    pair.write_config(peer="connect_timeout = 3s")
     share(pair)
     assert by_hand(pair, "--yes", host=pair.web2).exit == 0
     pair.web2.run(["ip", "link", "set", "eth0", "down"])

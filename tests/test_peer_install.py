@@ -362,7 +362,7 @@ def test_a_key_file_that_is_no_usable_key_is_not_overwritten(door: Pair, mode: i
 
 
 def test_a_peer_that_is_down(door: Pair) -> None:
-    door.write_config(peer="connect_timeout = 1s")
+    door.write_config(peer="connect_timeout = 3s")
     door.web2.vanish_from(door.web1)
     done = install(door, "--yes", status=4)
     assert "web2 unchanged" in done.stderr

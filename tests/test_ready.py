@@ -115,7 +115,7 @@ def sync(scene: Scene, status: int = 0) -> None:
 
 def make_ready(scene: Scene) -> None:
     pair = scene.pair
-    pair.write_config(peer="connect_timeout = 1s")
+    pair.write_config(peer="connect_timeout = 3s")
     write_tree(pair.web1, ROOT, {SITE: SITE_TEXT})
     make_certificate(pair)
     for host in pair.hosts:
@@ -330,7 +330,7 @@ def test_a_time_of_change_alone_is_minded_nowhere(scene: Scene) -> None:
 
 def test_the_daemon_looks_after_an_edit_and_at_each_check(scene: Scene) -> None:
     """What it finds shows in `status`, which asks nobody; the log has one line where the verdict is another."""
-    scene.pair.write_config(peer="connect_timeout = 1s", sync="check_every = 1s")
+    scene.pair.write_config(peer="connect_timeout = 3s", sync="check_every = 1s")
     with scene.pair.daemon() as daemon:
         wait_for_status(scene, lambda peer, _: peer["outcome"] == "in-sync" and is_ready(peer))
         scene.web2.stop_nginx()
