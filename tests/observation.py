@@ -85,6 +85,26 @@ def walk(top: Path) -> dict[str, Entry]:
     return found
 
 
+def landed(top: Path, path: str) -> str:
+    """Where a path below `top` leads by the links among its folders; itself where they lead out of it, or round and round."""
+    found: list[str] = []
+    left = [*reversed(Path(path).parts)]
+    for _ in range(100):
+        if not left:
+            return "/".join(found)
+        part = left.pop()
+        place = top.joinpath(*found, part)
+        if left and place.is_symlink():
+            left += reversed(Path(os.readlink(place)).parts)
+        elif part == "/" or (part == ".." and not found):
+            break
+        elif part == "..":
+            found.pop()
+        else:
+            found.append(part)
+    return path
+
+
 def entry_of(place: Path) -> Entry:
     status = place.lstat()
     kind, content, mtime_ns = stat.filemode(status.st_mode)[0], "", status.st_mtime_ns

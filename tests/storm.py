@@ -190,18 +190,21 @@ class Storm:
         paths = [path for path in (edit.path, edit.other) if (path and path != edit.other) or edit.kind == "rename"]
         before = self._contents(paths)
         self.tell(f"web2 {edit.kind} {edit.path!r} {edit.other!r} {edit.number or ''}")
+        written = [*paths, str(Path(edit.path).with_name(Path(edit.path).name[:100] + ".new"))]
         try:
             for _ in edits.apply_edit(self.peer_top, edit):
-                self._note_touched([*paths, str(Path(edit.path).with_name(Path(edit.path).name[:100] + ".new"))])
+                self._note_touched(written)
             self.counts["peer-edits"][edit.kind] += 1
         finally:
+            self._note_touched(written)  # a write for which there was no room has set the time all the same
             after = self._contents(paths)
             self.owed -= before - after  # what the edit itself ended, no sync has to keep
             self.owed |= after
             self.edited |= after
 
     def _note_touched(self, paths: list[str]) -> None:
-        for path in paths:
+        """A sync may have made a link of a folder meanwhile: what is written by way of it is elsewhere."""
+        for path in dict.fromkeys([*paths, *(observation.landed(self.peer_top, path) for path in paths)]):
             place = self.peer_top / path
             entry = None
             with suppress(OSError):

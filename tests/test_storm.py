@@ -12,7 +12,7 @@ import pytest
 
 from tests import edits, invariants
 from tests.hosts import wait_until
-from tests.observation import STATE, Entry, Seen, sha256, walk
+from tests.observation import STATE, Entry, Seen, landed, sha256, walk
 from tests.pair import ROOT, Pair, make_pair, write_tree
 from tests.resident import Resident
 from tests.storm import storm
@@ -43,6 +43,24 @@ def test_a_storm_breaks_no_promise(own_pair: Pair, seed: str) -> None:
     assert totals["pages"] > 0
     assert totals["tests"] > 0
     assert running.counts["checks"]["made"] > running.round / 2
+
+
+def test_where_an_edit_lands_that_goes_by_way_of_links(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    links = {"here": ".", "a/up": "..", "a/again": "up/here", "out": "../..", "far": "/etc", "round": "round"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    led = {
+        "a/b/x": "a/b/x",
+        "a/up": "a/up",  # the last one is not followed: what is written is the link
+        "here/x": "x",
+        "a/again/a/b/x": "a/b/x",
+        "out/x": "out/x",
+        "far/x": "far/x",
+        "round/x": "round/x",
+        "not/there": "not/there",
+    }
+    assert {path: landed(tmp_path, path) for path in led} == led
 
 
 def test_one_changed_file_has_no_window(synced: Resident) -> None:
