@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -125,6 +127,24 @@ def test_a_foreign_reload_right_after_ours_refutes_nothing(pair: Pair, agent: Ag
             host.run(["kill", "-HUP", main])
             assert answer.result(60)["outcome"] == "applied", answer.result()
         assert host.get("/", port=81) == (200, str(number))
+
+
+LEFT_OUT = """
+import itertools, json, sys
+from ngxsync.agent import proof
+from ngxsync.agent.nginx import find_nginx
+
+listed, number = proof.children, itertools.count()
+proof.children = lambda pid: listed(pid)[: -1 if next(number) % 3 == 2 else None]
+done = proof.Reload(find_nginx(json.loads(sys.argv[1])).running, [], 10.0, "SIGHUP", "").run(lambda: None)
+print(done.outcome, done.reason)
+"""
+
+
+def test_a_worker_that_the_kernel_leaves_out_of_a_list_has_not_died(pair: Pair, agent: Agent) -> None:
+    """As proc(5) says it may, where another child ends meanwhile: each third list lacks its last one here."""
+    done = pair.web2.run([sys.executable, "-c", LEFT_OUT, json.dumps(agent.settings)])
+    assert done.stdout == "proven \n"
 
 
 def test_workers_that_appear_and_die(pair: Pair, agent: Agent) -> None:
@@ -254,6 +274,25 @@ def test_past_the_time_the_old_files_are_back_and_the_outcome_waits_for_idle(pai
         result = answer.result(60)
     assert_undone(host, result, before)
     assert serves(host, "here")
+
+
+BUSY_FOR_A_MOMENT = """
+import json, os, signal, sys, threading
+from ngxsync.agent.nginx import find_nginx
+from ngxsync.agent.recovery import reload_old
+
+settings = json.loads(sys.argv[1])
+nginx = find_nginx(settings)
+os.kill(nginx.running.pid, signal.SIGSTOP)
+threading.Timer(0.1, os.kill, (nginx.running.pid, signal.SIGCONT)).start()
+print(reload_old(nginx, settings).outcome)
+"""
+
+
+def test_an_undo_waits_for_a_main_process_that_is_busy_for_a_moment(pair: Pair, agent: Agent) -> None:
+    host = pair.web2
+    done = host.run([sys.executable, "-c", BUSY_FOR_A_MOMENT, json.dumps(agent.settings)])
+    assert (done.stdout, host.reload_count()) == ("proven\n", 1), "it needs no second signal"
 
 
 def test_where_nginx_never_becomes_idle_it_is_broken(pair: Pair, agent: Agent) -> None:

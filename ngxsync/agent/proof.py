@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import time
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from .errorlog import LogMark, read_since, refusals, text_of
 from .nginx import MASTER_TITLE, SHUTTING_DOWN, WORKER_TITLE, Running, is_alive, read_title, start_time
@@ -64,9 +64,14 @@ def _children_by_stat(pid: int) -> List[int]:
     return found
 
 
-def family(pid: int) -> Dict[Child, bytes]:
-    """Children -> their titles. One just being born still has the title of its parent, a dead one not yet waited for has none."""
-    return {(child, start_time(child)): read_title(child) for child in children(pid)}
+def family(pid: int, known: Iterable[Child] = ()) -> Dict[Child, bytes]:
+    """Children -> their titles. One just being born still has the title of its parent, a dead one not yet waited for has none.
+
+    Where one ends while the kernel lists them it may leave out others, which live: those of `known` are looked for.
+    """
+    found = [(child, start_time(child)) for child in children(pid)]
+    found += [(child, start) for child, start in set(known).difference(found) if start_time(child) == start]
+    return {child: read_title(child[0]) for child in found}
 
 
 def is_worker(title: bytes) -> bool:
@@ -133,7 +138,7 @@ class Reload:
             time.sleep(max(POLL_S, 2 * cost_s))
 
     def _look(self, now: float) -> Dict[Child, bytes]:
-        found = family(self.running.pid)
+        found = family(self.running.pid, [*self.base, *self.first])
         for child, title in found.items():
             if child not in self.base:
                 self.first.setdefault(child, now)
