@@ -6,10 +6,8 @@ import base64
 import json
 import re
 import shutil
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -17,6 +15,7 @@ from tests import faults
 from tests.hosts import Host, wait_until
 from tests.mailserver import PASSWORD, USER, HostMail, mail_in
 from tests.pair import ROOT, Pair
+from tests.processes import shown_by_processes
 
 STATE = "/var/lib/ngxsync"
 MAIL = f"""
@@ -47,31 +46,6 @@ def server(pair: Pair) -> Iterator[HostMail]:
         yield server
 
 
-@contextmanager
-def watched_for_the_password(host: Host) -> Iterator[list[str]]:
-    """What every process of the host showed to others meanwhile."""
-    found: list[str] = []
-    is_over = threading.Event()
-
-    def look() -> None:
-        while not is_over.wait(0.02):
-            for place in host.path("/proc").glob("[0-9]*"):
-                for name in ("cmdline", "environ"):
-                    try:
-                        text = (place / name).read_bytes()
-                    except OSError:
-                        continue
-                    found.extend(f"{place.name} {name}" for form in FORMS if form in text)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield found
-    finally:
-        is_over.set()
-        thread.join()
-
-
 def shown(server: HostMail) -> str:
     return "\n".join(f"{mail['Subject']}\n{mail.get_content()}" for mail in server.mails)
 
@@ -93,7 +67,7 @@ def test_what_the_daemon_tells_of(pair: Pair, server: HostMail) -> None:
     """A refusal, its end, a hold: each once, also over a restart; and where the password is not."""
     good = pair.web1.path(VHOST).read_text()
     assert pair.ngxsync("sync", "--yes").returncode == 0
-    with watched_for_the_password(pair.web1) as leaks:
+    with shown_by_processes(pair.web1) as by_processes:
         with pair.daemon() as daemon:
             daemon.wait_for("web2 in-sync")
             write(pair.web1, VHOST, good + "nonsense;\n")
@@ -114,7 +88,8 @@ def test_what_the_daemon_tells_of(pair: Pair, server: HostMail) -> None:
             assert "nonsense" not in both.partition("held (drift)")[2]
             log += daemon.log()
         assert spooled(pair.web1) == []
-    assert leaks == []
+    assert any(b"ngxsync" in text for text in by_processes)
+    assert not [text for text in by_processes if any(form in text for form in FORMS)]
     assert len(server.mails) <= 3, shown(server)
     events = [json.loads(line) for line in pair.web1.path("/run/events").read_text().splitlines()]
     told = [(event["kind"], event["word"]) for event in events if event["word"] != "stale-running"]

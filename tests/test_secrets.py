@@ -8,13 +8,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.hosts import PROJECT, Host, wait_until
 from tests.pair import DEFAULT_VHOST, ROOT, Pair, manifest_of, write_tree
+from tests.processes import shown_by_processes
 from tests.resident import STATE
 from tests.test_cuts import waiting
 
@@ -188,36 +188,11 @@ def test_a_state_directory_that_stands_open_is_closed(pair: Pair) -> None:
 # in the list of processes
 
 
-@contextmanager
-def watched(host: Host) -> Iterator[set[bytes]]:
-    """Every command line and environment that a process of this host has while this lasts."""
-    seen: set[bytes] = set()
-    done = threading.Event()
-
-    def look() -> None:
-        while not done.is_set():
-            for folder in host.path("/proc").iterdir():
-                if folder.name.isdigit():
-                    for name in ("cmdline", "environ"):
-                        try:
-                            seen.add((folder / name).read_bytes())
-                        except OSError:
-                            continue
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        thread.join()
-
-
 def test_no_secret_is_in_the_list_of_processes(pair: Pair) -> None:
     """Contents, and the password of a `probe`'s URL."""
     pair.write_config(peer=f"probe = http://admin:{PASSWORD}@127.0.0.1/hostname")
     secrets = fill(pair)
-    with watched(pair.web1) as ours, watched(pair.web2) as theirs:
+    with shown_by_processes(pair.web1) as ours, shown_by_processes(pair.web2) as theirs:
         first = said(pair, "sync")
         write_tree(pair.web1, ROOT, {"html/x.html": "one\n", "conf/vhosts/default.conf": DEFAULT_VHOST + "# new\n"})
         second = said(pair, "sync")

@@ -286,23 +286,21 @@ def judge_scripts(side: Side) -> Iterator[Finding]:
 
 def _script_mend(host: str, code: str, path: str, script: dict[str, str]) -> str:
     if code == "script-missing" and path.endswith(AGENT):
-        return (
-            f"start ngxsync.service on {host}, or `ngxsync peer install {host}` on the other host: either puts it there"
-        )
-    if code == "script-not-executable":
-        return f"chmod +x {quote(path)}"
-    if code == "script-open":
-        return f"chown root:root {quote(path)}; chmod go-w {quote(path)}"
-    if code == "script-interpreter":
-        return f"#!/bin/sh   (as the first line of {path}, or what it is written for)"
-    if code == "script-noexec":
-        return f'script "/usr/local/sbin/{posixpath.basename(path)}"   (put it there)'
-    if code == "script-unreadable":
-        return f"chmod go+r {quote(path)}"
-    if code == "script-unquoted":
-        return f'{script["keyword"]} "COMMAND WITH ITS ARGUMENTS"'
-    if code == "script-shell":
-        return f'write it into a file of root\'s with #!/bin/sh as its first line, and then {script["keyword"]} "/PATH/OF/IT"'
-    if code == "script-user":
-        return "user root"
-    return f'put it there, or mend the line: {script["keyword"]} "/PATH/OF/IT"'
+        code = "agent-missing"
+    mend = SCRIPT_MENDS.get(code, PUT_IT_THERE)
+    name = posixpath.basename(path)
+    return mend.format(host=host, path=path, quoted=quote(path), name=name, keyword=script["keyword"])
+
+
+PUT_IT_THERE = 'put it there, or mend the line: {keyword} "/PATH/OF/IT"'
+SCRIPT_MENDS = {
+    "agent-missing": "start ngxsync.service on {host}, or `ngxsync peer install {host}` on the other host: either puts it there",
+    "script-not-executable": "chmod +x {quoted}",
+    "script-open": "chown root:root {quoted}; chmod go-w {quoted}",
+    "script-interpreter": "#!/bin/sh   (as the first line of {path}, or what it is written for)",
+    "script-noexec": 'script "/usr/local/sbin/{name}"   (put it there)',
+    "script-unreadable": "chmod go+r {quoted}",
+    "script-unquoted": '{keyword} "COMMAND WITH ITS ARGUMENTS"',
+    "script-shell": 'write it into a file of root\'s with #!/bin/sh as its first line, and then {keyword} "/PATH/OF/IT"',
+    "script-user": "user root",
+}
