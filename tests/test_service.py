@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from ngxsync.core.errors import Message
 from ngxsync.core.wording import escaped
 from ngxsync.edges import service
-from ngxsync.edges.service import sd_notify, setup_logging, watchdog_interval_s
+from ngxsync.edges.service import StatusLine, sd_notify, setup_logging, watchdog_interval_s
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -64,6 +65,44 @@ def test_reloading_carries_the_monotonic_clock_in_microseconds(manager: socket.s
 def test_a_line_break_in_a_status_makes_no_second_field(manager: socket.socket) -> None:
     sd_notify(STATUS="web2\nSTOPPING=1")
     assert heard(manager) == [r"STATUS=web2\nSTOPPING=1"]
+
+
+def test_what_was_true_before_a_reload_is_not_told_after_it(manager: socket.socket) -> None:
+    now = ["in-sync"]
+    asked, answer_it = threading.Event(), threading.Event()
+
+    def text() -> str:
+        said = now[0]
+        if not asked.is_set():  # the first to ask gets its answer late
+            asked.set()
+            answer_it.wait(10)
+        return said
+
+    line = StatusLine(text)
+    slow = threading.Thread(target=line.tell)
+    slow.start()
+    asked.wait(10)
+    now[0] = "the new configuration was not taken"
+    reloaded = threading.Thread(target=line.ready)
+    reloaded.start()
+    reloaded.join(0.3)  # it says so now, or waits
+    answer_it.set()
+    for thread in (slow, reloaded):
+        thread.join(10)
+    assert [heard(manager), heard(manager)] == [["STATUS=in-sync"], ["READY=1", f"STATUS={now[0]}"]]
+
+
+def test_only_a_line_that_is_new_is_sent_and_one_that_did_not_arrive_is_sent_again(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = StatusLine(lambda: "in-sync")
+    with monkeypatch.context() as deaf:
+        deaf.delenv("NOTIFY_SOCKET")
+        line.tell()
+    line.tell()
+    line.tell()
+    service.watchdog()
+    assert [heard(manager), heard(manager)] == [["STATUS=in-sync"], ["WATCHDOG=1"]]
 
 
 def test_without_a_manager_nothing_happens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import logging
 import select
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -77,15 +76,15 @@ class Daemon:
         self._file, self._signals, self._owned = file, signals, owned
         self._owned_dirs = {config.state_dir}
         self._tick_s = min(TICK_S, service.watchdog_interval_s() or TICK_S)
-        self._status = self._remark = ""
-        self._telling = threading.Lock()
-        self._crew = Crew(config, self._tell_status)
+        self._remark = ""
+        self._status = service.StatusLine(lambda: self._remark + self._crew.status())
+        self._crew = Crew(config, self._status.tell)
         self._note(config)
 
     def run(self) -> int:
         self._crew.start("start")
         logger.info("started: %s", one_line(self._description()))
-        service.ready(self._full_status())
+        self._status.ready()
         try:
             while (number := self._signals.wait(self._tick_s)) not in (signal.SIGTERM, signal.SIGINT):
                 if number == signal.SIGHUP:
@@ -121,7 +120,7 @@ class Daemon:
         try:
             config = read_config(self._file)
             self._own(config.state_dir)
-            crew = Crew(config, self._tell_status)
+            crew = Crew(config, self._status.tell)
         except NgxsyncError as error:
             text = one_line(error.message.in_one_line)
             logger.error("the new configuration was not taken, the old one stays: %s", text)
@@ -133,7 +132,7 @@ class Daemon:
             self._end(former)
             self._crew.start("hup")
             logger.info("configuration taken: %s", one_line(self._description()))
-        service.ready(self._full_status())
+        self._status.ready()
 
     @staticmethod
     def _note(config: Config) -> None:
@@ -157,14 +156,3 @@ class Daemon:
                 service.watchdog()
             time.sleep(WAITING_TICK_S)
         crew.close()
-
-    def _full_status(self) -> str:
-        return self._remark + self._crew.status()
-
-    def _tell_status(self) -> None:
-        """From any thread; only what is new is sent."""
-        with self._telling:
-            text = self._full_status()
-            if text != self._status:
-                self._status = text
-                service.status(text)

@@ -8,8 +8,9 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO
@@ -52,6 +53,30 @@ def ready(status: str) -> bool:
 def status(text: str) -> bool:
     """One line for `systemctl status`."""
     return sd_notify(STATUS=text)
+
+
+class StatusLine:
+    """What `systemctl status` shows of a service with several threads. `text` gives the line as it is now.
+
+    One at a time asks for it and sends it, so that what was true earlier is never told later.
+    """
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        self._text, self._told = text, ""
+        self._telling = threading.Lock()
+
+    def tell(self) -> None:
+        """From any thread; only what is new is sent."""
+        with self._telling:
+            text = self._text()
+            if text != self._told and status(text):
+                self._told = text
+
+    def ready(self) -> None:
+        """Started, or done with reloading."""
+        with self._telling:
+            self._told = self._text()
+            ready(self._told)
 
 
 def reloading() -> bool:
