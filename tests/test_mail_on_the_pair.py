@@ -6,12 +6,12 @@ import base64
 import json
 import re
 import shutil
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests import faults
+from tests.host import PATIENCE_S
 from tests.hosts import Host, wait_until
 from tests.mailserver import PASSWORD, USER, HostMail, mail_in
 from tests.pair import ROOT, Pair
@@ -50,7 +50,7 @@ def shown(server: HostMail) -> str:
     return "\n".join(f"{mail['Subject']}\n{mail.get_content()}" for mail in server.mails)
 
 
-def wait_for_mail(server: HostMail, number: int, timeout_s: float = 15.0) -> str:
+def wait_for_mail(server: HostMail, number: int, timeout_s: float = PATIENCE_S) -> str:
     wait_until(lambda: len(server.mails) >= number, f"mail {number} came", timeout_s, 0.05)
     return str(server.mails[number - 1].get_content().replace("\r\n", "\n"))
 
@@ -120,12 +120,10 @@ def test_the_command(pair: Pair, server: HostMail) -> None:
     assert "wrong" not in done.stdout + done.stderr
     write(pair.web1, "/etc/ngxsync/mail-password", PASSWORD)
 
-    begun = time.monotonic()
     assert pair.ngxsync("notify", "INSTANCE", "web", "BACKUP", "99").returncode == 0  # as keepalived calls it
     wait_until(lambda: spooled(pair.web1), "the agent left the event")
     assert "not told yet, since no daemon runs" in pair.ngxsync("status").stdout
     assert pair.ngxsync("notify", "--flush").returncode == 0
-    assert time.monotonic() - begun < 10
     assert re.fullmatch(r"[-\d]+ [:\d]+ 192\.0\.2\.1 change to backup", server.subjects[1]), server.subjects
     assert spooled(pair.web1) == []
     pair.write_config(sync=SYNC)
@@ -144,7 +142,7 @@ def test_a_full_disk_is_told_of(pair: Pair, server: HostMail) -> None:
         with disk.full():
             pair.web2.path(VHOST).unlink()
             shutil.move(pair.web1.path(f"{ROOT}/html/index.html"), pair.web1.path(f"{ROOT}/html/moved.html"))
-            text = wait_for_mail(server, 1, 30.0)
+            text = wait_for_mail(server, 1)
             assert "disk is full" in text or "No space left" in text, text
             assert "cannot be" in daemon.log()
         text = wait_for_mail(server, 2, 60.0)
