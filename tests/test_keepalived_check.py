@@ -112,6 +112,7 @@ vrrp_track_process nginx {
     process nginx%s
 }
 """
+TWO = "vrrp_script two {\n    script /bin/true\n    weight 30\n}\n"
 TRACKING = "track_process {\n        nginx\n    }"
 DROP = {
     "family": 4,
@@ -264,7 +265,28 @@ FAULTS: dict[str, Planted] = {
         ["web1 weight-too-small"], "weight -5 leaves 145 against 100", "weight -51", priorities=(150, 100)
     ),
     "a positive weight too small": Planted(
-        ["web1 weight-too-small"], "against 110", "weight -51", vrrp="check_weight = 10", priorities=(150, 100)
+        ["web1 weight-too-small"],
+        "against 110",
+        "weight 51   (on both hosts)",
+        vrrp="check_weight = 10",
+        priorities=(150, 100),
+    ),
+    "a positive weight that another one outweighs": Planted(
+        ["web1 weight-too-small", "web1 weight-too-small"],
+        "a failed check_nginx moves nothing to web2: weight 20 leaves 130 against 110",
+        "weight 41   (on both hosts)",
+        vrrp="check_weight = 20",
+        priorities=(100, 90),
+        one=lambda text: TWO + swap("        check_nginx\n", "        check_nginx\n        two\n")(text),
+    ),
+    "no priority, which makes a MASTER the owner": Planted(
+        ["web1 weight-too-small"],
+        "of a host with priority 255 keepalived tracks nothing that has a weight",
+        "weight 0",
+        one=swap("    priority 100\n", ""),
+    ),
+    "a priority that is none": Planted(
+        ["web2 equal-priorities"], "priority is 100, as on web1", two=swap("priority 99", "priority 300")
     ),
     "a positive weight of one host": Planted(
         ["web2 no-track-script", "web1 weight-too-small"],
@@ -596,6 +618,7 @@ def test_a_finding_has_the_line_where_it_stands() -> None:
         "equal priorities",
         "a weight too small",
         "a positive weight too small",
+        "no priority, which makes a MASTER the owner",
         "a weight of the track line",
         "a weight with nopreempt",
         "MASTER with nopreempt",
@@ -618,8 +641,9 @@ def test_the_line_that_mends_it_does(name: str) -> None:
         def mended(text: str) -> str:
             lines = change(text).splitlines()
             for each in findings_of(planted):
-                if each.host == host:
-                    lines[each.place.line - 1] = each.mend
+                mend, _, note = each.mend.partition("   (")
+                if each.host == host or note == "on both hosts)":
+                    lines[each.place.line - 1] = mend
             return "\n".join(lines) + "\n"
 
         return mended
@@ -644,6 +668,15 @@ def test_the_state_may_differ_and_a_process_may_be_tracked() -> None:
         swap("2001:db8::1\n    }", "2001:0db8::1\n    }"),
     )
     assert findings_of(Planted([], vrrp=f"{V6}unicast = yes", one=written[0], two=written[1])) == []
+
+
+def test_a_weight_that_the_same_check_of_the_other_host_adds_to_is_enough() -> None:
+    added = {"two": swap("weight -5", "weight 6"), "priorities": (100, 90)}
+    assert findings_of(Planted([], **added)) == [], "95 against 96"
+    found = findings_of(Planted([], one=swap("weight -5", "weight -2"), **added))
+    assert [(each.code, each.mend) for each in found] == [("weight-too-small", "weight -5")]
+    stronger = {"two": swap("weight -5", "weight 20"), "priorities": (100, 90)}
+    assert findings_of(Planted([], **stronger)) == [], "web2 is the stronger one while all is well"
 
 
 def test_in_a_group_the_members_scripts_take_all_down() -> None:

@@ -10,9 +10,11 @@ from itertools import islice
 from typing import Any
 
 from ngxsync.core.keepalived.finding import Place
+from ngxsync.core.keepalived.weights import OWNER
 
 DEEPEST = 16  # blocks in one another
 MOST = 100  # instances that are looked at
+DEFAULT = 100  # priority
 MCAST = {4: "224.0.0.18", 6: "ff02::12"}
 # where it is tracked: what it is
 TRACKED = {"track_script": "vrrp_script", "track_process": "vrrp_track_process"}
@@ -140,7 +142,16 @@ class Instance:
 
     @property
     def priority(self) -> int:
-        return number(self.word("priority"), 100)
+        """Without one, state MASTER makes it the owner of the address; one that is none is DEFAULT [measured with 2.2.7]."""
+        if not self.node.get("priority"):
+            return OWNER if self.word("state") == "MASTER" else DEFAULT
+        said = number(self.word("priority"), DEFAULT)
+        return said if 1 <= said <= OWNER else DEFAULT
+
+    def while_well(self, *, without: str = "") -> int:
+        """The priority with what is tracked, but this, in order: each positive weight is then added."""
+        found = (each for each in self.tracked if each.is_known and not each.is_reversed and each.name != without)
+        return self.priority + sum(max(0, each.weight) for each in found)
 
     @property
     def addresses(self) -> frozenset[str]:
