@@ -207,7 +207,7 @@ FAULTS: dict[str, Planted] = {
         ["web1 router-id-twice", "web2 router-id-twice", "web2 equal-priorities"],
         "has virtual_router_id 88 on eth0 too",
         "virtual_router_id 89",
-        vrrp=f"vip = {VIP}/24\n  192.0.2.101/24",
+        vrrp=f"check_weight = 0\nvip = {VIP}/24\n  192.0.2.101/24",
         **both(
             lambda text: (
                 swap("        192.0.2.101/24 dev eth0\n", "")(text)
@@ -679,16 +679,53 @@ def test_a_weight_that_the_same_check_of_the_other_host_adds_to_is_enough() -> N
     assert findings_of(Planted([], **stronger)) == [], "web2 is the stronger one while all is well"
 
 
-def test_in_a_group_the_members_scripts_take_all_down() -> None:
-    group = "vrrp_sync_group g { group { ngxsync } }\n"
-    assert findings_of(Planted([], priorities=(150, 100), **both(lambda text: text + group))) == []
-    counting = "vrrp_sync_group g { group { ngxsync\n }\n sync_group_tracking_weight\n }\n"
-    found = findings_of(Planted([], priorities=(150, 100), **both(lambda text: text + counting)))
-    assert [each.code for each in found] == ["weight-too-small"]
+GROUP = "vrrp_sync_group g {\n group { ngxsync }\n%s}\n"
+
+
+def test_in_a_group_a_member_s_script_with_a_weight_is_left_out() -> None:
+    """As keepalived does, which says so; a weight of the group's own counts."""
+    said = "(ngxsync) ignoring tracked script check_nginx with weights due to SYNC group"
+    told = {"facts1": {"complaints": [said, "Sync group g has only 1 virtual router(s) - this probably isn't"]}}
+    found = findings_of(Planted([], **both(lambda text: text + GROUP % ""), **told))
+    assert [(each.host, each.code, each.mend) for each in found] == [
+        ("web1", "weight-in-group", "check_nginx weight 0"),
+        ("web2", "weight-in-group", "check_nginx weight 0"),
+    ]
+    track = sides_of(config_of(""))[0].splitlines()[found[0].place.line - 1]
+    assert track.strip() == "check_nginx"
+    mended = swap("        check_nginx\n", "        check_nginx weight 0\n")
+    assert findings_of(Planted([], **both(lambda text: mended(text) + GROUP % ""))) == []
+    bare = swap("        check_nginx\n", "")
+    for counting in (
+        both(lambda text: text + GROUP % "sync_group_tracking_weight\n"),
+        both(lambda text: bare(text) + GROUP % "track_script { check_nginx }\n"),
+    ):
+        found = findings_of(Planted([], priorities=(150, 100), **counting))
+        assert [each.code for each in found] == ["weight-too-small"]
+
+
+def test_a_group_in_which_one_member_tracks_without_a_weight_goes_down_as_one() -> None:
+    other = (
+        SECOND.replace("    track_script {\n        check_nginx\n    }\n", "")
+        + GROUP.replace("ngxsync", "ngxsync other") % ""
+    )
+
+    def grouped(tracked: str) -> list[str]:
+        moved = swap("        192.0.2.101/24 dev eth0\n", "")
+        change = both(lambda text: swap("        check_nginx\n", tracked)(moved(text)) + other)
+        change["two"] = lambda text, before=change["two"]: before(text).replace("priority 50", "priority 49")
+        return [each.code for each in findings_of(Planted([], vrrp=f"vip = {VIP}/24\n  192.0.2.101/24", **change))]
+
+    (offered, *_) = findings_of(Planted([], one=lambda text: text + SECOND))
+    assert offered.mend == "vrrp_sync_group all { group { ngxsync other } sync_group_tracking_weight }", (
+        "it has weights"
+    )
+    assert grouped("        check_nginx weight 0\n") == []
+    assert set(grouped("")) == {"no-track-script"}
 
 
 def test_several_instances_are_paired_by_what_they_share() -> None:
-    config = config_of(f"vip = {VIP}/24\n  192.0.2.101/24")
+    config = config_of(f"check_weight = 0\nvip = {VIP}/24\n  192.0.2.101/24")
     text = sides_of(config)[0].replace("        192.0.2.101/24 dev eth0\n", "")
     group = "vrrp_sync_group all { group { ngxsync other } }\n"
     turned = SECOND + text.replace("router_id web1", "router_id web2").replace("priority 100", "priority 99") + group

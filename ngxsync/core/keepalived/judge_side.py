@@ -28,9 +28,11 @@ COVERED = {
     ),
     r"Truncating auth_pass": ("long-password",),
     r"address family must match": ("vip-families",),
+    r"ignoring tracked script .* due to SYNC group": ("weight-in-group",),
+    r"ignoring tracked script .* due to address_owner": ("weight-too-small",),
     r"does not support authentication": ("auth-ignored", "strict"),
 }
-HARMLESS = re.compile(r"resolved by path search")
+HARMLESS = re.compile(r"resolved by path search|Sync group \S+ has only 1 virtual router")
 OWN_INTERFACE = re.compile(r"\((.+)\) Ignoring track_interface (\S+) since own interface")
 NO_SECURITY = "script_security not enabled"
 UNFINISHED = re.compile(r"it was ended by signal \d+ before it was through")
@@ -224,7 +226,9 @@ def _state(side: Side, instance: Instance) -> Iterator[Finding]:
 
 
 def _tracking(side: Side, instance: Instance) -> Iterator[Finding]:
-    if not instance.is_tracking:
+    # in FAULT a member takes its whole group along
+    takes_along = (each for other in side.members_with(instance) for each in other.tracked)
+    if not instance.is_tracking and not any(each.weight == 0 and each.is_known for each in takes_along):
         what = f"{instance.name} tracks no script: a dead nginx moves nothing"
         mends = [f"track_script {{ {name} }}" for name in side.scripts]
         mends += [f"track_process {{ {name} }}" for name in side.processes]
@@ -234,6 +238,10 @@ def _tracking(side: Side, instance: Instance) -> Iterator[Finding]:
         if each.is_reversed:
             what = f"a failed {each.name} raises the priority, since its weight is reversed: the VIP stays"
             yield Finding("weight-reversed", side.host, each.place, what, f"{each.line}weight {-abs(each.weight)}")
+        group = side.group_of(instance.name)
+        if each.is_left_out and each.is_known and group:
+            what = f"keepalived tracks no {each.name} here: it has a weight, and vrrp_sync_group {group.value} ({group.place}) takes none"
+            yield Finding("weight-in-group", side.host, each.place, what, f"{each.line}weight 0")
         if not each.is_known:
             what = f"there is no vrrp_script {each.name}, and keepalived leaves it out"
             mend = " or ".join(side.scripts) or f"vrrp_script {each.name} {{ ... }}"
@@ -258,7 +266,8 @@ def judge_several(side: Side) -> Iterator[Finding]:
         if len(groups) > 1 or "" in groups:
             names = " ".join(each.name for each in side.instances)
             what = f"{names} are in no common vrrp_sync_group: each host may come to hold some of the VIPs"
-            mend = f"vrrp_sync_group all {{ group {{ {names} }} }}"
+            is_weighed = any(tracked.weight for each in side.instances for tracked in each.tracked)
+            mend = f"vrrp_sync_group all {{ group {{ {names} }} {'sync_group_tracking_weight ' if is_weighed else ''}}}"
             yield Finding("no-sync-group", side.host, side.instances[1].place, what, mend, WARNING)
 
 

@@ -107,6 +107,7 @@ class Tracked:
     line: str
     is_known: bool
     is_reversed: bool = False
+    is_left_out: bool = False  # by keepalived, since it has a weight and its instance is in a group
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,6 @@ class Instance:
     excluded: tuple[Vip, ...]
     tracked: tuple[Tracked, ...]
     is_tracking: bool  # by whatever: a script, a process, a file
-    is_grouped: bool
     is_strict: Node | None
     group: str  # of multicast
 
@@ -221,6 +221,11 @@ class Side:
         members = [(group, {word for line in group.lines("group") for word in line.words}) for group in self.groups]
         return next((group for group, names in members if instance in names), None)
 
+    def members_with(self, instance: Instance) -> list[Instance]:
+        """The others of its group, with which it moves."""
+        group = self.group_of(instance.name)
+        return [each for each in self.instances if group and each is not instance and self.group_of(each.name) is group]
+
     @property
     def scripts(self) -> list[str]:
         return [node.value for node in self.nodes if node.name == "vrrp_script"]
@@ -255,7 +260,6 @@ def _instance(side: Side, node: Node) -> Instance:
         excluded=tuple(_vips(node, "virtual_ipaddress_excluded")),
         tracked=tuple(_tracked(side, node, group)),
         is_tracking=any(block.lines("track_script", "track_process", "track_file") for block in blocks),
-        is_grouped=group is not None,
         is_strict=None if strict is None or strict.value in ("off", "false", "no") else strict,
         group=mcast.value if mcast else MCAST[family],
     )
@@ -271,7 +275,7 @@ def _vips(node: Node, name: str) -> Iterator[Vip]:
 
 
 def _tracked(side: Side, node: Node, group: Node | None) -> Iterator[Tracked]:
-    """In a group the members' weights do not count: what they track takes all of them down together."""
+    """A script with a weight that a member of a group tracks is left out; of the group itself it counts [measured with 2.2.7]."""
     counts = not group or any(group.get(word) for word in ("sync_group_tracking_weight", "global_tracking"))
     for block in (node, *([group] if group else ())):
         for kind, described in TRACKED.items():
@@ -279,11 +283,17 @@ def _tracked(side: Side, node: Node, group: Node | None) -> Iterator[Tracked]:
                 found = side.named(described, line.name)
                 if found is not None or kind == "track_script":  # an earlier agent does not tell of processes
                     tracked = _one_tracked(line, found)
-                    yield tracked if counts or block is group else replace(tracked, weight=0)
+                    is_left_out = not counts and block is node and kind == "track_script" and tracked.weight != 0
+                    yield _left_out(tracked, line) if is_left_out else tracked
         if counts or block is group:
             own = node.get("interface")  # tracked in any case, and never by a weight
             links = [line for line in block.lines("track_interface") if own is None or line.name != own.value]
             yield from (_one_tracked(line, line) for line in links if line.after("weight"))
+
+
+def _left_out(tracked: Tracked, line: Node) -> Tracked:
+    """Mended where it is tracked: what describes it may serve others, too."""
+    return replace(tracked, weight=0, place=line.place, line=f"{line.name} ", is_reversed=False, is_left_out=True)
 
 
 def _one_tracked(line: Node, found: Node | None) -> Tracked:
