@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from ngxsync.agent.rulewalk import AH, VRRP
-from ngxsync.agent.vrrpfacts import masked, packets
+from ngxsync.agent.vrrpfacts import concerning, masked, packets
 from ngxsync.agent.vrrpfiles import UNFINISHED
 from ngxsync.agent.vrrplines import Reader
 from ngxsync.core.answers import checked
@@ -34,7 +34,9 @@ def answer_of(name: str, text: str, **facts: Any) -> dict[str, Any]:
     """As the agent would answer on a host where all is well."""
     number = name[-1]
     reader = Reader(name, lambda _pattern, _folder: [])
-    statements = [[each.file, each.line, masked(each.words, "00")] for each in reader.read(FILE, text)]
+    statements = [
+        [each.file, each.line, masked(each.words, "00")] for each in concerning(list(reader.read(FILE, text)))
+    ]
     own = [f"192.0.2.{number}", f"2001:db8::{number}"]
     held = [VIP, "2001:db8::100", "192.0.2.101"] if name == "web1" else []
     found = {
@@ -677,6 +679,36 @@ def test_a_weight_that_the_same_check_of_the_other_host_adds_to_is_enough() -> N
     assert [(each.code, each.mend) for each in found] == [("weight-too-small", "weight -5")]
     stronger = {"two": swap("weight -5", "weight 20"), "priorities": (100, 90)}
     assert findings_of(Planted([], **stronger)) == [], "web2 is the stronger one while all is well"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ('192.0.2.100"\n}', '192.0.2.100"', "vrrp_instance ngxsync {"),
+        ("        check_nginx\n    }\n", "        check_nginx\n", "    track_script {"),
+        ("secret\n    }", "secret", "    authentication {"),
+        ("    user root\n}", "    user root", "vrrp_script check_nginx {"),
+        ("enable_script_security\n}", "enable_script_security", "global_defs {"),
+        ("\n\nvrrp_script", "\n\nvirtual_server 192.0.2.9 80 {\nvrrp_script", "virtual_server 192.0.2.9 80 {"),
+    ],
+)
+def test_a_block_without_an_end_is_one_finding_with_the_line_where_its_brace_belongs(
+    old: str, new: str, line: str
+) -> None:
+    complaints = [
+        "There are 1 missing '}'s or extra '{'s",
+        f"({FILE}: Line 25) Unexpected '{{' - ignoring",
+        f"({FILE}: Line 25) Unknown keyword 'priority'",
+    ]
+    change = swap(old, new)
+    (found,) = findings_of(Planted([], one=change, facts1={"complaints": complaints}))
+    assert (found.host, found.code) == ("web1", "unclosed")
+    lines = change(sides_of(config_of(""))[0]).splitlines()
+    assert lines[found.place.line - 1] == line
+    brace, _, after = found.mend.partition("   (after line ")
+    lines.insert(int(after.rstrip(")")), brace)
+    mended = "\n".join(lines) + "\n"
+    assert findings_of(Planted([], one=lambda _: mended)) == []
 
 
 GROUP = "vrrp_sync_group g {\n group { ngxsync }\n%s}\n"

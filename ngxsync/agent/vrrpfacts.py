@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from . import firewall, vrrpfiles
 from .addresses import carried_addresses, own_addresses
 from .rulewalk import AH, MULTICAST, VRRP, Packet
-from .vrrplines import Statement, top_blocks
+from .vrrplines import Statement, top_blocks, unclosed
 from .vrrpscripts import scripts
 
 Answer = Dict[str, Any]
@@ -24,7 +24,7 @@ def vrrp(request: Answer) -> Answer:
     """`salt`: of the caller, the same for both hosts. `partners`: the other host's addresses, as far as it knows them."""
     running = vrrpfiles.find_running()
     read, why = _read(running)
-    statements = list(_concerning(read.statements))
+    statements = list(concerning(read.statements))
     known = running or vrrpfiles.Running(0, [], "/", vrrpfiles.PATH)
     carried = _carried()
     return {
@@ -56,15 +56,20 @@ def _read(running: Optional[vrrpfiles.Running]) -> Tuple[vrrpfiles.Read, str]:
         return vrrpfiles.Read(path, [], []), error.strerror or str(error)
 
 
-def _concerning(statements: List[Statement]) -> Iterator[Statement]:
-    """Those of VRRP: what a host balances, and for whom, is nobody's business here."""
+def concerning(statements: List[Statement]) -> Iterator[Statement]:
+    """Those of VRRP: what a host balances, and for whom, is nobody's business here. A block without an end is told without one."""
+    endless = unclosed(statements)
     for header, inside in top_blocks(statements):
         if header.words[0] in BLOCKS:
             yield header
             yield header._replace(words=["{"])
             for each in inside:
                 yield each
-            yield header._replace(words=["}"])
+            if header is not endless:
+                yield header._replace(words=["}"])
+        elif header is endless:
+            yield header._replace(words=header.words[:1])
+            yield header._replace(words=["{"])
 
 
 def _passwords(statements: List[Statement]) -> List[str]:

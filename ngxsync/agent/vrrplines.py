@@ -114,7 +114,7 @@ class Reader:
 
 
 def top_blocks(statements: List[Statement]) -> Iterator[Tuple[Statement, List[Statement]]]:
-    """Each block that lies in no other, as what begins it and all statements in it, braces too."""
+    """Each block that lies in no other, as what begins it and all statements in it, braces too; the last one may have no end."""
     depth = 0
     header: Optional[Statement] = None
     inside: List[Statement] = []
@@ -131,6 +131,22 @@ def top_blocks(statements: List[Statement]) -> Iterator[Tuple[Statement, List[St
             header = each
         if each.words == ["{"]:
             depth += 1
+    if depth and header is not None:
+        yield header, inside
+
+
+def unclosed(statements: List[Statement]) -> Optional[Statement]:
+    """What begins the block that has no end, the last one then; None where each has one."""
+    depth = 0
+    header: Optional[Statement] = None
+    for each in statements:
+        if each.words == ["}"]:
+            depth = max(0, depth - 1)
+        elif each.words == ["{"]:
+            depth += 1
+        elif not depth:
+            header = each
+    return header if depth else None
 
 
 def _lines(text: str) -> Iterator[Tuple[int, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import ip_interface
@@ -10,74 +10,14 @@ from itertools import islice
 from typing import Any
 
 from ngxsync.core.keepalived.finding import Place
+from ngxsync.core.keepalived.nodes import Node, Unclosed, close_all, make_nodes
 from ngxsync.core.keepalived.weights import OWNER
 
-DEEPEST = 16  # blocks in one another
 MOST = 100  # instances that are looked at
 DEFAULT = 100  # priority
 MCAST = {4: "224.0.0.18", 6: "ff02::12"}
 # where it is tracked: what it is
 TRACKED = {"track_script": "vrrp_script", "track_process": "vrrp_track_process"}
-
-
-@dataclass(frozen=True)
-class Node:
-    """A line, with the lines of its block."""
-
-    place: Place
-    words: tuple[str, ...]
-    inside: tuple[Node, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return self.words[0]
-
-    @property
-    def value(self) -> str:
-        return self.words[1] if len(self.words) > 1 else ""
-
-    def all(self, name: str) -> list[Node]:
-        return [node for node in self.inside if node.name == name]
-
-    def get(self, name: str) -> Node | None:
-        """The last one counts."""
-        return next(iter(reversed(self.all(name))), None)
-
-    def lines(self, *names: str) -> list[Node]:
-        """The lines in these blocks."""
-        return [line for name in names for block in self.all(name) for line in block.inside]
-
-    def after(self, word: str) -> str:
-        """The word that follows this one on the line: "weight" of "chk weight 10"."""
-        return self.words[self.words.index(word) + 1] if word in self.words[:-1] else ""
-
-
-def make_nodes(statements: Iterable[Sequence[Any]]) -> tuple[Node, ...]:
-    """Of the agent's statements. A brace too many ends nothing; a block that begins with nothing, or lies too deep, is passed over."""
-    top: list[_Open] = []
-    blocks = [top]
-    for file, line, words in statements:
-        if words == ["{"]:
-            is_block = bool(blocks[-1]) and len(blocks) < DEEPEST
-            blocks.append(blocks[-1][-1].inside if is_block else [])
-        elif words == ["}"]:
-            del blocks[max(1, len(blocks) - 1) :]
-        else:
-            blocks[-1].append(_Open(Place(file, line), tuple(words), []))
-    return tuple(_closed(each) for each in top)
-
-
-@dataclass(frozen=True)
-class _Open:
-    """A node that is still read."""
-
-    place: Place
-    words: tuple[str, ...]
-    inside: list[_Open]
-
-
-def _closed(node: _Open) -> Node:
-    return Node(node.place, node.words, tuple(_closed(each) for each in node.inside))
 
 
 @dataclass(frozen=True)
@@ -189,6 +129,7 @@ class Side:
     host: str
     facts: Mapping[str, Any]
     nodes: tuple[Node, ...] = field(default=())
+    unclosed: tuple[Unclosed, ...] = field(default=())
 
     @property
     def place(self) -> Place:
@@ -240,7 +181,8 @@ class Side:
 
 
 def make_side(host: str, facts: Mapping[str, Any]) -> Side:
-    return Side(host, facts, make_nodes(facts["statements"]))
+    statements, unclosed = close_all(facts["statements"])
+    return Side(host, facts, make_nodes(statements), tuple(unclosed))
 
 
 def _instance(side: Side, node: Node) -> Instance:
