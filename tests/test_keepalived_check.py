@@ -823,6 +823,9 @@ def test_which_adverts_have_to_pass() -> None:
     assert packets_of(bare)[0] == (4, "in", "eth0", "192.0.2.2", ""), (
         "where nobody knows, it has to come in all the same"
     )
+    way = {"192.0.2.2": "eth0", "10.0.0.2": "eth1", "10.0.1.2": ""}
+    found = packets(list(Reader("web1", lambda _pattern, _folder: []).read(FILE, plain)), list(way), [], way)
+    assert [each.source for each in found if each.direction == "in"] == ["192.0.2.2", "10.0.1.2"]
     assert packets_of(v6, "2001:db8::2")[0] == (6, "in", "eth0", "", "ff02::12")
     assert packets_of(unicast) == [
         (4, "in", "eth0", "192.0.2.2", "192.0.2.1"),
@@ -852,7 +855,12 @@ def test_a_host_that_says_senseless_things_is_judged_all_the_same() -> None:
 
 def test_where_adverts_come_from() -> None:
     web1: Side = make_side("web1", answer_of("web1", sides_of(config_of(""))[0]))
-    assert verdict.source_addresses(web1) == ["192.0.2.1", "192.0.2.101", "2001:db8::1", "2001:db8::100"]
+    assert verdict.source_addresses(web1) == ["192.0.2.1"], "the first of its interface, as keepalived takes it"
+    for line in ("mcast_src_ip 192.0.2.101", "unicast_src_ip 192.0.2.101"):
+        said = make_side("web1", answer_of("web1", before_end(line)(sides_of(config_of(""))[0])))
+        assert verdict.source_addresses(said) == ["192.0.2.101"]
+    v6 = make_side("web1", answer_of("web1", sides_of(config_of(V6))[0]))
+    assert verdict.source_addresses(v6) == ["2001:db8::1"]
 
 
 def test_an_answer_is_checked_before_it_is_believed() -> None:

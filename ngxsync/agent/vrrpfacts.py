@@ -27,6 +27,8 @@ def vrrp(request: Answer) -> Answer:
     statements = list(concerning(read.statements))
     known = running or vrrpfiles.Running(0, [], "/", vrrpfiles.PATH)
     carried = _carried()
+    partners = request.get("partners", [])
+    way = {address: interface_to(address, carried) for address in partners}
     return {
         "ok": True,
         "host": socket.gethostname(),
@@ -43,7 +45,7 @@ def vrrp(request: Answer) -> Answer:
         "addresses": own_addresses(),
         "carried": carried,
         "scripts": scripts(statements, known.path),
-        "firewall": firewall.drops(list(packets(statements, request.get("partners", []), carried))),
+        "firewall": firewall.drops(list(packets(statements, partners, carried, way))),
     }
 
 
@@ -112,8 +114,29 @@ def _carried() -> List[List[str]]:
         return []
 
 
-def packets(statements: List[Statement], partners: List[str], carried: Sequence[List[str]] = ()) -> Iterator[Packet]:
-    """The adverts that must come in, and go out, for each instance. `carried` are [interface, address] of this host."""
+def interface_to(address: str, carried: Sequence[List[str]]) -> str:
+    """By which interface this host reaches it; "" where it does not. Nothing is sent."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as asking:
+            asking.connect((address, 9))
+            own = asking.getsockname()[0]
+    except OSError:
+        return ""
+    return next((interface for interface, each in carried if each == own), "")
+
+
+def packets(
+    statements: List[Statement],
+    partners: List[str],
+    carried: Sequence[List[str]] = (),
+    way: Optional[Dict[str, str]] = None,
+) -> Iterator[Packet]:
+    """The adverts that must come in, and go out, for each instance.
+
+    `carried` are [interface, address] of this host; `way` is by which interface a partner is reached, "" by none: by no
+    other its multicast comes.
+    """
     groups = dict(MULTICAST)
     for header, inside in top_blocks(statements):
         if header.words[0] == "global_defs":
@@ -130,7 +153,11 @@ def packets(statements: List[Statement], partners: List[str], carried: Sequence[
         if peers and not own:  # keepalived takes the interface's first then
             found = [address for each, address in carried if each == interface and address not in vips]
             own = next((each for each in found if (":" in each) == (family == 6) and not each.startswith("fe80:")), "")
-        for peer in peers or [each for each in partners if (":" in each) == (family == 6)] or [""]:
+        known = way or {}
+        others = [
+            each for each in partners if (":" in each) == (family == 6) and known.get(each, "") in (interface, "")
+        ]
+        for peer in peers or others or [""]:
             group = _value(inside, "mcast_dst_ip") or groups[family]
             to_us, to_them = (own, peer) if peers else (group, group)
             # whom a multicast of IPv6 comes from is a link-local address that nobody knows here
