@@ -13,12 +13,14 @@ from ngxsync.agent.rulewalk import AH, VRRP
 from ngxsync.agent.vrrpfacts import concerning, masked, packets
 from ngxsync.agent.vrrpfiles import UNFINISHED
 from ngxsync.agent.vrrplines import Reader
+from ngxsync.agent.vrrpscripts import scripts
 from ngxsync.core.answers import checked
 from ngxsync.core.checkup import FAILED, OK, WARNING, render_checks
 from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import AgentFailed
 from ngxsync.core.keepalived import verdict
 from ngxsync.core.keepalived.finding import Finding
+from ngxsync.core.keepalived.judge_side import judge_side
 from ngxsync.core.keepalived.judge_sides import paired
 from ngxsync.core.keepalived.side import Side, make_side
 from ngxsync.flow.interfaces import Peer
@@ -473,8 +475,10 @@ FAULTS: dict[str, Planted] = {
     "script security": Planted(
         ["web1 script-security"],
         "script security is off",
-        "enable_script_security",
+        "enable_script_security   (and there, in a line of its own: script_user root)",
+        one=swap("    script_user root\n    enable_script_security\n", ""),
         facts1={
+            "scripts": [{**SCRIPT, "faults": []}],
             "complaints": ["SECURITY VIOLATION - scripts are being executed but script_security not enabled."],
         },
     ),
@@ -652,6 +656,46 @@ def test_the_line_that_mends_it_does(name: str) -> None:
 
     found = findings_of(replace(planted, one=with_mend("web1", planted.one), two=with_mend("web2", planted.two)))
     assert found == []
+
+
+def faults_of_scripts(text: str) -> list[Finding]:
+    """Of web1, whose commands are looked at on this machine."""
+    statements = list(Reader("web1", lambda _pattern, _folder: []).read(FILE, text))
+    side = make_side("web1", answer_of("web1", text, scripts=scripts(statements, "/bin")))
+    return [each for each in judge_side(side) if each.code.startswith("script-")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "mend"),
+    [
+        ("user root\n}", "user no-such\n}", "    user no-such", "user root"),
+        ("    script_user root\n", "", "global_defs {", "script_user root"),
+        ("script_user root", "script_user no-such", "    script_user no-such", "script_user root"),
+        (
+            'notify "/bin/true notify --vip 192.0.2.100"',
+            "notify_master /bin/true master now",
+            "    notify_master /bin/true master now",
+            'notify_master "/bin/true master now"',
+        ),
+        ('"/bin/true"', "/bin/true x y", "    script /bin/true x y", 'script "/bin/true x y"'),
+        (
+            '"/bin/true"',
+            '"/bin/true" weight -5',
+            '    script "/bin/true" weight -5',
+            'script "/bin/true"   (and each in a line of its own: weight -5)',
+        ),
+    ],
+)
+def test_what_keeps_a_script_from_running_is_mended_where_it_is_said(old: str, new: str, line: str, mend: str) -> None:
+    text = sides_of(config_of(""))[0].replace("/usr/local/sbin/ngxsync-agent check-nginx", "/bin/true")
+    text = text.replace("/usr/local/sbin/ngxsync-agent", "/bin/true")
+    text = swap(old, new)(text if old.startswith("user root") else text.replace("    user root\n", ""))
+    found = faults_of_scripts(text)
+    assert {each.mend for each in found} == {mend}
+    assert {text.splitlines()[each.place.line - 1] for each in found} == {line}
+    mended = mend.split("   (")[0]
+    after = f"{line}\n    {mended}" if line.endswith("{") else f"    {mended}"
+    assert faults_of_scripts(swap(line, after)(text)) == []
 
 
 def test_the_state_may_differ_and_a_process_may_be_tracked() -> None:

@@ -279,6 +279,9 @@ def test_scripts_that_keepalived_cannot_or_will_not_run(tmp_path: Path) -> None:
     ):
         assert told(f'script "{line}"') == ["script-shell"], line
     assert told("script \"cat '/a b|c' 'd > e' http://x/?a&b\"") == []
+    for line in ("/bin/sh -c '$(true)'", "/usr/bin/env sh -c 'a && b'"):
+        assert told(f'script "{line}"') == [], "the shell that is asked for understands it"
+    assert faults_of('script "/bin/sh -c true || false"') == [("script-shell", "/bin/sh")]
     assert faults_of("notify_priority_changes yes") == []
     with file_system("noexec") as folder:
         shutil.copy(script, folder)

@@ -18,7 +18,8 @@ COVERED = {
     r"doesn't exist": ("no-interface",),
     r"Non-existent interface": ("no-interface",),
     r"will not work with initial state": ("master-nopreempt",),
-    r"[Tt]rack script .* not found": ("unknown-script",),
+    r"[Tt]rack script .* not found": ("unknown-script", "script-user"),
+    r"Unable to set (default user|uid/gid)": ("script-user",),
     r"Disabling track script|cannot be accessed|Cannot find script|[Uu]nsafe permissions|not executable": (
         "script-missing",
         "script-not-executable",
@@ -49,6 +50,9 @@ def judge_complaints(side: Side, known: Sequence[Finding]) -> Iterator[Finding]:
         if NO_SECURITY in line:
             what = "script security is off: keepalived runs a script as root that others can change"
             mend = "enable_script_security" if side.globals.inside else "global_defs { enable_script_security }"
+            # with it on, a script of nobody's is left out where there is no user keepalived_script
+            if not side.globals.get("script_user") and any(each["user"] == "root" for each in side.facts["scripts"]):
+                mend += "   (and there, in a line of its own: script_user root)"
             yield Finding("script-security", side.host, side.globals.place, what, mend, WARNING)
         elif UNFINISHED.match(line):
             what = f"what keepalived's own test says is not known here: {line}"

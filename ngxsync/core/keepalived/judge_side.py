@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from shlex import quote
+from typing import Any
 
 from ngxsync.core.checkup import FAILED, WARNING
 from ngxsync.core.keepalived.complaints import NO_INTERFACE, judge_complaints
@@ -13,6 +14,7 @@ from ngxsync.core.keepalived.side import Instance, Side, normal, number
 
 COUNTING = 8  # characters of a password
 AGENT = "ngxsync-agent"
+OF_SCRIPT = ("interval", "timeout", "weight", "rise", "fall", "user", "init_fail")
 
 
 def judge_side(side: Side) -> Iterator[Finding]:
@@ -218,17 +220,52 @@ def _key(instance: Instance) -> tuple[object, ...]:
 
 def judge_scripts(side: Side) -> Iterator[Finding]:
     """Each fault of a command once, where it stands first."""
-    seen: set[Sequence[str]] = set()
+    seen: set[tuple[object, ...]] = set()
     for script in side.facts["scripts"]:
         for code, path, what in script["faults"]:
-            if (code, path) not in seen:
-                seen.add((code, path))
-                place = Place(script["file"], script["line"])
+            place, mend = Place(script["file"], script["line"]), _script_mend(side.host, code, path, script)
+            if code == "script-user":
+                place, mend = _user_of(side, script, place)
+            elif code == "script-unquoted":
+                mend = _all_of(side, script, place)
+            key = (place, mend) if code == "script-user" else (code, path)
+            if key not in seen:
+                seen.add(key)
                 told = what if path and path in what else f"{path}: {what}"
-                yield Finding(code, side.host, place, told, _script_mend(side.host, code, path, script))
+                yield Finding(code, side.host, place, told, mend)
 
 
-def _script_mend(host: str, code: str, path: str, script: dict[str, str]) -> str:
+def _words_at(side: Side, script: Mapping[str, Any], place: Place) -> list[str]:
+    """All of the line that names the command."""
+    found = (words for file, line, words in side.facts["statements"] if (file, line) == (place.file, place.line))
+    return next((words for words in found if words[0] == script["keyword"]), [])
+
+
+def _user_of(side: Side, script: Mapping[str, Any], place: Place) -> tuple[Place, str]:
+    """Where it is said who runs it, and the line that says it better."""
+    keyword, command = script["keyword"], script["command"]
+    rest = _words_at(side, script, place)[2:]
+    if keyword != "script" and rest:  # where a user is expected stands an argument, as a rule
+        return place, f'{keyword} "{" ".join([command, *rest])}"'
+    blocks = (node for node in side.nodes if any(line.place == place for line in node.inside))
+    said = next((node.get("user") for node in blocks if node.name == "vrrp_script"), None)
+    if said:
+        return said.place, "user root"
+    said = side.globals.get("script_user")
+    mend = "script_user root" if side.globals.inside else "global_defs { script_user root }"
+    return (said or side.globals).place, mend
+
+
+def _all_of(side: Side, script: Mapping[str, Any], place: Place) -> str:
+    """The line with its arguments in the quotes; or with each setting that stands on it in a line of its own."""
+    keyword, command = script["keyword"], script["command"]
+    rest = _words_at(side, script, place)[2:]
+    if rest[:1] and rest[0] in OF_SCRIPT:
+        return f'{keyword} "{command}"   (and each in a line of its own: {" ".join(rest)})'
+    return f'{keyword} "{" ".join([command, *rest])}"'
+
+
+def _script_mend(host: str, code: str, path: str, script: Mapping[str, Any]) -> str:
     if code == "script-missing" and path.endswith(AGENT):
         code = "agent-missing"
     mend = SCRIPT_MENDS.get(code, PUT_IT_THERE)
@@ -244,7 +281,5 @@ SCRIPT_MENDS = {
     "script-interpreter": "#!/bin/sh   (as the first line of {path}, or what it is written for)",
     "script-noexec": 'script "/usr/local/sbin/{name}"   (put it there)',
     "script-unreadable": "chmod go+r {quoted}",
-    "script-unquoted": '{keyword} "COMMAND WITH ITS ARGUMENTS"',
     "script-shell": 'write it into a file of root\'s with #!/bin/sh as its first line, and then {keyword} "/PATH/OF/IT"',
-    "script-user": "user root",
 }
