@@ -78,8 +78,13 @@ vrrp_instance VI {
 }
 $MANY= \\
   interface eth0 \\
-  state BACKUP
+  priority $PRIORITY \\
+  @web2 state MASTER \\
+  track_script { chk }
 ~SEQ(X, 1, 3) y
+vrrp_instance VI_2 {
+  $MANY
+}
 """
     found, problems = read(text)
     assert found == [
@@ -93,9 +98,19 @@ $MANY= \\
         "9 }",
         "10 notify /etc/keepalived/x $unknown",
         "11 }",
+        "18 vrrp_instance VI_2",
+        "18 {",
+        "19 interface eth0",
+        "19 priority 100",
+        "19 track_script",
+        "19 {",
+        "19 chk",
+        "19 }",
+        "20 }",
     ]
-    assert problems == ["12 $MANY: a definition of several lines is not followed here", "15 ~SEQ is not followed here"]
+    assert problems == ["17 ~SEQ is not followed here"]
     other, _ = read(text, host="web2")
+    assert "19 state MASTER" in other
     assert other[0] == "3 nopreempt"
     assert "7 priority 99" in other
 
@@ -107,6 +122,7 @@ def test_includes() -> None:
     assert problems == ["2 include /none: there is no such file"]
     files["/etc/keepalived/d/b.conf"] = "include b.conf"
     assert "too deeply" in read("include d/a.conf", files=files)[1][0]
+    assert read("include /none/*.conf\ninclude d/[0-9]?.conf")[1] == [], "a folder may be empty"
     many = read("a { b\n" * 12000)[1]
     assert "the rest is not read" in many[0]
 
@@ -117,6 +133,10 @@ def test_what_grows_without_end_is_told_and_left_out() -> None:
     found, problems = read(f"{levels}$A9=x\na $A0\nb {'c' * 9000}\nd")
     assert found == ["13 d"]
     assert [each.split(" ")[0] for each in problems] == ["11", "12"]
+    levels = "".join(f"$B{n}= \\\n" + f"$B{n + 1} \\\n" * 300 + "\n" for n in range(9))
+    found, problems = read(f"{levels}$B9=\n$B0\nb")
+    assert found == []
+    assert "the rest is not read" in problems[0]
     assert len(vrrpfiles.braces("/{a,b}" * 40)) == vrrpfiles.MOST_FILES
 
 
