@@ -472,6 +472,31 @@ FAULTS: dict[str, Planted] = {
         },
         facts2={"complaints": ["There are 1 missing '}'s or extra '{'s"]},
     ),
+    "what it says more than once": Planted(
+        ["web1 keepalived-says"],
+        "script interval '0.5' must be",
+        "interval 1",
+        facts1={
+            "complaints": [
+                f"({FILE}: Line 13) invalid number '0.5'",
+                "(Line 13) invalid number '0.5'",
+                f"({FILE}: Line 13) (check_nginx): vrrp script interval '0.5' must be between 1 and 4294 - ignoring",
+                "(Line 13) (check_nginx): vrrp script interval '0.5' must be between 1 and 4294 - ignoring",
+            ]
+        },
+    ),
+    "a brace too many": Planted(
+        ["web1 keepalived-says"],
+        "Extra '}' found",
+        "take a } away",
+        facts1={
+            "complaints": [
+                f"({FILE}: Line 34) Extra '}}' found",
+                f"({FILE}: Line 34) Unknown keyword '}}'",
+                f"({FILE}: Line 31) Unexpected '{{' - ignoring",
+            ]
+        },
+    ),
     "script security": Planted(
         ["web1 script-security"],
         "script security is off",
@@ -656,6 +681,49 @@ def test_the_line_that_mends_it_does(name: str) -> None:
 
     found = findings_of(replace(planted, one=with_mend("web1", planted.one), two=with_mend("web2", planted.two)))
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("said", "line", "mend"),
+    [
+        ("(ngxsync) Unknown interface!", "vrrp_instance ngxsync {", "interface eth0"),
+        ("(ngxsync) the virtual router id must be set", "vrrp_instance ngxsync {", "virtual_router_id 51"),
+        (
+            "(ngxsync) VRRPv2 advertisement interval 0.50s must be an integer. rounding",
+            "    advert_int 1",
+            "advert_int 1",
+        ),
+        (
+            "(ngxsync) Initial state master is incompatible with AH authentication - clearing",
+            "    state MASTER",
+            "state BACKUP",
+        ),
+        ("(ngxsync) what nobody knows here", "vrrp_instance ngxsync {", "mend that line"),
+        ("({line}) (ngxsync) unknown state 'master', defaulting to BACKUP", "    state MASTER", "state MASTER"),
+        ("({line}) (ngxsync) unknown state 'slave', defaulting to BACKUP", "    state MASTER", "state BACKUP"),
+        ("({line}) (ngxsync) unknown authentication type 'pass'", "        auth_type PASS", "auth_type PASS"),
+        ("({line}) Unknown keyword 'Priority'", "    Priority 100", "priority 100"),
+        ("({line}) Unknown keyword 'AUTH_PASS'", "        AUTH_PASS secret", "mend that line"),
+        (
+            "({line}) (ngxsync) track script check_nginx not found, ignoring...",
+            "        check_nginx",
+            f"move vrrp_script check_nginx ({FILE}:11)",
+        ),
+    ],
+)
+def test_what_keepalived_says_has_the_line_that_is_meant_and_what_mends_it(said: str, line: str, mend: str) -> None:
+    text = sides_of(config_of(""))[0]
+    text = text.replace("priority 100", "Priority 100") if "Priority" in line else text
+    text = text.replace("auth_pass", "AUTH_PASS") if "AUTH_PASS" in line else text
+    number = text.splitlines().index(line) + 1
+    facts = {"complaints": [said.format(line=f"{FILE}: Line {number}")]}
+    found = [
+        each
+        for each in judge_side(make_side("web1", answer_of("web1", text, **facts)))
+        if each.code == "keepalived-says"
+    ]
+    assert [(each.place.line, each.mend.startswith(mend)) for each in found] == [(number, True)]
+    assert "secret" not in str(found)
 
 
 def faults_of_scripts(text: str) -> list[Finding]:

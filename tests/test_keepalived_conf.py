@@ -208,6 +208,7 @@ def test_a_password_is_compared_and_not_told() -> None:
     for words_of in (
         ["auth_type", "PASS", "auth_pass", "s3cret"],
         ["auth_pas", "s3cret"],
+        ["AUTH_PASS", "s3cret"],
         ["auth_pass", "x", "s3cret"],
     ):
         assert "s3cret" not in masked(words_of, "00"), "all on one line, mistyped, in parts"

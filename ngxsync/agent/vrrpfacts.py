@@ -81,7 +81,7 @@ def _passwords(statements: List[Statement]) -> List[str]:
 
 def _password_at(words: List[str]) -> int:
     """Where what follows auth_pass, or what was meant for it, begins; 0 where nothing does."""
-    return next((at for at, word in enumerate(words[:-1], 1) if word.startswith("auth_p")), 0)
+    return next((at for at, word in enumerate(words[:-1], 1) if word.lower().startswith("auth_p")), 0)
 
 
 def masked(words: List[str], salt: str) -> List[str]:

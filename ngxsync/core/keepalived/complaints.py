@@ -37,15 +37,42 @@ HARMLESS = re.compile(r"resolved by path search|Sync group \S+ has only 1 virtua
 OWN_INTERFACE = re.compile(r"\((.+)\) Ignoring track_interface (\S+) since own interface")
 NO_SECURITY = "script_security not enabled"
 UNFINISHED = re.compile(r"it was ended by signal \d+ before it was through")
+# what it says of an instance without a line: which line of it is meant, "" the whole of it, and what mends it
+OF_INSTANCE = (
+    (r"Unknown interface!", "", "interface {interface}"),
+    (
+        r"the virtual router id must be set",
+        "",
+        "virtual_router_id 51   (1 to 255, a number that no other pair there uses)",
+    ),
+    (r"VRRPv2 advertisement interval", "advert_int", "advert_int 1"),
+    (r"Initial state master is incompatible with AH", "state", "state BACKUP"),
+    (r"", "", ""),
+)
+# what it says of a line: what mends that
+OF_LINE = (
+    (r"unknown state '(?i:master)'", "state MASTER"),
+    (r"unknown state '", "state BACKUP"),
+    (r"unknown authentication type", "auth_type PASS"),
+    (r"VRID '.*' not valid", "virtual_router_id 51   (1 to 255, a number that no other pair there uses)"),
+    (r"Priority not valid", "priority 100"),
+    (r"script interval '[\d.]+' must be", "interval 1"),
+    (r"_interval '0' is invalid", "take the line away: it is 0 without, too"),
+    (r"Extra '}' found", "take a } away, this one or one above it"),
+)
+AGAIN_OF_NUMBER = re.compile(r"(invalid )?number '")  # another line says of what
+OF_EXTRA = re.compile(r"Unknown keyword '}'|Unexpected '{'")  # what follows from a brace too many
+UPPER = re.compile(r"Unknown keyword '(\w*[A-Z]\w*)'")
+LATER = re.compile(r"track script (\S+) not found")
 
 
 def judge_complaints(side: Side, known: Sequence[Finding]) -> Iterator[Finding]:
     """What keepalived's own test says beyond what is `known`."""
     again = f"keepalived --config-test -f {quote(side.facts['file'])}"
+    others: list[str] = []
     for line in side.facts["complaints"]:
         if HARMLESS.search(line) or any(_is_said_by(each, line) for each in known):
             continue
-        found = PLACED.match(line)
         own = OWN_INTERFACE.match(line)
         if NO_SECURITY in line:
             what = "script security is off: keepalived runs a script as root that others can change"
@@ -62,9 +89,51 @@ def judge_complaints(side: Side, known: Sequence[Finding]) -> Iterator[Finding]:
             mend = f"take the line away: {own[2]}"
             yield Finding("own-interface", side.host, _tracked_at(side, own[1], own[2]), what, mend, WARNING)
         else:
-            place = Place(_file_of(side, found[1] or ""), int(found[2])) if found else side.place
-            what = f"keepalived says: {line[found.end() :] if found else line}"
-            yield Finding("keepalived-says", side.host, place, what, f"mend that line; then again: {again}")
+            others.append(line)
+    yield from _others(side, others, f"mend that line; then again: {again}")
+
+
+def _others(side: Side, lines: Sequence[str], otherwise: str) -> Iterator[Finding]:
+    """Each once; it reads the file several times, and says of a number that it is wrong before it says of which."""
+    told: dict[tuple[Place, str], str] = {}
+    for line in lines:
+        found = PLACED.match(line)
+        text = line[found.end() :] if found else line
+        if found:
+            place = Place(_file_of(side, found[1] or ""), int(found[2]))
+            told[place, text] = _mend_of_line(side, place, text) or otherwise
+        else:
+            place, mend = _of_instance(side, line)
+            told[place, text] = mend or otherwise
+    is_extra = any(text.startswith("Extra '}'") for _, text in told)
+    explained = {place for place, text in told if not AGAIN_OF_NUMBER.match(text)}
+    for (place, text), mend in told.items():
+        is_again = AGAIN_OF_NUMBER.match(text) and place in explained
+        if not is_again and not (is_extra and OF_EXTRA.match(text)):
+            yield Finding("keepalived-says", side.host, place, f"keepalived says: {text}", mend)
+
+
+def _of_instance(side: Side, line: str) -> tuple[Place, str]:
+    """Where that stands, and the line that mends it, "" where none is known here."""
+    instance = next((each for each in side.instances if line.startswith(f"({each.name}) ")), None)
+    if instance is None:
+        return side.place, ""
+    known = [each for each in side.facts["interfaces"] if each != "lo"]
+    name, mend = next((name, mend) for text, name, mend in OF_INSTANCE if re.search(text, line))
+    return instance.place_of(name), mend.format(interface=" or ".join(known))
+
+
+def _mend_of_line(side: Side, place: Place, text: str) -> str:
+    upper, later = UPPER.search(text), LATER.search(text)
+    if upper:
+        words = [words for *at, words in side.facts["statements"] if (*at,) == (place.file, place.line)]
+        line: list[str] = next((each for each in words if each[0] == upper[1]), [])
+        is_secret = upper[1].lower().startswith("auth_p")
+        return "" if is_secret else " ".join([upper[1].lower(), *line[1:]])
+    script = side.named("vrrp_script", later[1]) if later else None
+    if later and script:
+        return f"move vrrp_script {later[1]} ({script.place}) to before this block: keepalived has to know it here"
+    return next((mend for said, mend in OF_LINE if re.search(said, text)), "")
 
 
 def _tracked_at(side: Side, name: str, interface: str) -> Place:

@@ -11,6 +11,7 @@ from ngxsync.core.checkup import FAILED, WARNING
 from ngxsync.core.keepalived.complaints import NO_INTERFACE, judge_complaints
 from ngxsync.core.keepalived.finding import NOWHERE, Finding, Place
 from ngxsync.core.keepalived.side import Instance, Side, normal, number
+from ngxsync.core.keepalived.weights import OWNER
 
 COUNTING = 8  # characters of a password
 AGENT = "ngxsync-agent"
@@ -153,11 +154,11 @@ def _state(side: Side, instance: Instance) -> Iterator[Finding]:
             what = f"state MASTER makes {name} (line {node.place.line}) mean nothing: at each start this host takes the VIP"
             yield Finding("master-nopreempt", side.host, instance.place_of("state"), what, "state BACKUP")
     closed = instance.node.get("no_accept")
-    if closed and instance.priority != 255:
+    if closed and instance.priority != OWNER:
         what = "this host drops what is sent to the VIP while it holds it: nobody reaches nginx there"
         yield Finding("no-accept", side.host, closed.place, what, "accept")
     strict = instance.is_strict
-    if strict and instance.priority != 255 and not instance.node.get("accept"):
+    if strict and instance.priority != OWNER and not instance.node.get("accept"):
         what = "in strict mode the host drops what is sent to the VIP, and knows neither password nor unicast peers"
         yield Finding("strict", side.host, strict.place, what, f"take the line away: {strict.name}")
 
@@ -175,6 +176,10 @@ def _tracking(side: Side, instance: Instance) -> Iterator[Finding]:
         if each.is_reversed:
             what = f"a failed {each.name} raises the priority, since its weight is reversed: the VIP stays"
             yield Finding("weight-reversed", side.host, each.place, what, f"{each.line}weight {-abs(each.weight)}")
+        if each.weight and instance.priority == OWNER:
+            what = f"a failed {each.name} moves nothing: of a host with priority {OWNER} keepalived tracks nothing that has a weight"
+            why = "" if instance.node.get("priority") else ", and state MASTER without a priority has that"
+            yield Finding("weight-too-small", side.host, each.place, what + why, f"{each.line}weight 0")
         group = side.group_of(instance.name)
         if each.is_left_out and each.is_known and group:
             what = f"keepalived tracks no {each.name} here: it has a weight, and vrrp_sync_group {group.value} ({group.place}) takes none"

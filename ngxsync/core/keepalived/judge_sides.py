@@ -203,11 +203,10 @@ def _unmoved(side: Side, failing: Instance, other: Side, taking: Instance, *, is
     for each in failing.tracked if is_stronger or waits else ():
         same = next((found for found in taking.tracked if found.name == each.name), None)
         others = 0 if same is None or same.is_reversed else same.weight
-        if each.is_reversed:
+        if each.is_reversed or failing.priority == OWNER:
             continue  # said of its own host
         higher, lower = (instance.while_well(without=each.name) for instance in (failing, taking))
-        is_owner = failing.priority == OWNER
-        found = moves_nothing(each.weight, higher, lower, nopreempt=waits, others=others, is_owner=is_owner)
+        found = moves_nothing(each.weight, higher, lower, nopreempt=waits, others=others)
         if found:
             what = f"a failed {each.name} moves nothing to {other.host}: {found.why} ({taking.place_of('priority')})"
             both = "   (on both hosts)" if found.weight > 0 else ""

@@ -23,21 +23,18 @@ def moves_nothing(
     *,
     nopreempt: bool = False,
     others: int | None = None,
-    is_owner: bool = False,
 ) -> Unmoved | None:
     """None where a failed check of the host with the higher priority gives the VIP to the other one.
 
     Without a weight it does: the host is then in FAULT. Equal priorities bridge nothing: nobody gives way to an equal.
     `higher` and `lower` are what the two have without this check, positive weights of others included. `others` is the weight of
     the same check on the other host, where it is another one: a positive one is added there, so that no positive one mends this
-    host alone. `is_owner`: the failing host has priority 255, and its weights do not count.
+    host alone.
     """
     if weight == 0:
         return None
     if nopreempt:
         return Unmoved("with nopreempt the other host does not take the VIP from one that still advertises", 0)
-    if is_owner:
-        return Unmoved(f"of a host with priority {OWNER} keepalived tracks nothing that has a weight", 0)
     added = max(0, weight if others is None else others)
     left, other = _within(higher + min(0, weight)), _within(lower + added)
     if left < other:
