@@ -488,11 +488,12 @@ FAULTS: dict[str, Planted] = {
     "a brace too many": Planted(
         ["web1 keepalived-says"],
         "Extra '}' found",
-        "take a } away",
+        "take away the } before line 31",
         facts1={
             "complaints": [
                 f"({FILE}: Line 34) Extra '}}' found",
                 f"({FILE}: Line 34) Unknown keyword '}}'",
+                f"({FILE}: Line 31) Unknown keyword 'track_script'",
                 f"({FILE}: Line 31) Unexpected '{{' - ignoring",
             ]
         },
@@ -860,6 +861,9 @@ def test_a_group_in_which_one_member_tracks_without_a_weight_goes_down_as_one() 
         change["two"] = lambda text, before=change["two"]: before(text).replace("priority 50", "priority 49")
         return [each.code for each in findings_of(Planted([], vrrp=f"vip = {VIP}/24\n  192.0.2.101/24", **change))]
 
+    bare = swap("        check_nginx\n", "")
+    tracked = findings_of(Planted([], one=lambda text: bare(text) + GROUP % ""))
+    assert [each.mend for each in tracked][:1] == ["track_script { check_nginx weight 0 }"]
     (offered, *_) = findings_of(Planted([], one=lambda text: text + SECOND))
     assert offered.mend == "vrrp_sync_group all { group { ngxsync other } sync_group_tracking_weight }", (
         "it has weights"
@@ -932,6 +936,11 @@ def test_which_adverts_have_to_pass() -> None:
     carried = [["eth1", "192.0.2.9"], ["eth0", "192.0.2.100"], ["eth0", "2001:db8::1"], ["eth0", "192.0.2.1"]]
     reader = Reader("web1", lambda _pattern, _folder: [])
     assert [tuple(each)[:-1] for each in packets(list(reader.read(FILE, bare)), [], carried)] == packets_of(unicast)
+    shared = swap("        192.0.2.2\n    }\n    virtual", "        192.0.2.2\n        192.0.2.1\n    }\n    virtual")(
+        unicast
+    )
+    found = packets(list(reader.read(FILE, shared)), [], carried)
+    assert [tuple(each)[:-1] for each in found] == packets_of(unicast), "it is no peer of its own"
     assert packets_of(bare)[0] == (4, "in", "eth0", "192.0.2.2", ""), (
         "where nobody knows, it has to come in all the same"
     )

@@ -147,7 +147,8 @@ def packets(
         interface, own = _value(inside, "interface"), _value(inside, "unicast_src_ip")
         vips = _lines_of(inside, "virtual_ipaddress")
         family = 6 if vips and ":" in vips[0] else 4
-        peers = _lines_of(inside, "unicast_peer")
+        here = [address for _, address in carried]
+        peers = [each for each in _lines_of(inside, "unicast_peer") if each not in here]  # one file may serve both
         is_ah = [each for header, lines in top_blocks(inside) for each in lines if each.words == ["auth_type", "AH"]]
         protocol = AH if is_ah and family == 4 else VRRP
         if peers and not own:  # keepalived takes the interface's first then

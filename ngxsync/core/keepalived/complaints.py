@@ -58,10 +58,12 @@ OF_LINE = (
     (r"Priority not valid", "priority 100"),
     (r"script interval '[\d.]+' must be", "interval 1"),
     (r"_interval '0' is invalid", "take the line away: it is 0 without, too"),
+    (r"for ip address - ignoring", "each address in a line of its own"),
+    (r"vrrp_version 2 conflicts with", "take the line away: IPv6 has VRRP version 3 alone"),
     (r"Extra '}' found", "take a } away, this one or one above it"),
 )
 AGAIN_OF_NUMBER = re.compile(r"(invalid )?number '")  # another line says of what
-OF_EXTRA = re.compile(r"Unknown keyword '}'|Unexpected '{'")  # what follows from a brace too many
+OF_EXTRA = re.compile(r"Unknown keyword|Unexpected '{'")  # what follows from a brace too many, up to where it says so
 UPPER = re.compile(r"Unknown keyword '(\w*[A-Z]\w*)'")
 LATER = re.compile(r"track script (\S+) not found")
 
@@ -105,12 +107,19 @@ def _others(side: Side, lines: Sequence[str], otherwise: str) -> Iterator[Findin
         else:
             place, mend = _of_instance(side, line)
             told[place, text] = mend or otherwise
-    is_extra = any(text.startswith("Extra '}'") for _, text in told)
+    extra = next((place for place, text in told if text.startswith("Extra '}'")), None)
+    early = {place for place, text in told if extra and OF_EXTRA.match(text) and _is_before(place, extra)}
     explained = {place for place, text in told if not AGAIN_OF_NUMBER.match(text)}
     for (place, text), mend in told.items():
-        is_again = AGAIN_OF_NUMBER.match(text) and place in explained
-        if not is_again and not (is_extra and OF_EXTRA.match(text)):
-            yield Finding("keepalived-says", side.host, place, f"keepalived says: {text}", mend)
+        if (place in early and OF_EXTRA.match(text)) or (AGAIN_OF_NUMBER.match(text) and place in explained):
+            continue
+        if place == extra and early - {extra}:
+            mend = f"take away the }} before line {min(each.line for each in early)}: it ends its block too early"
+        yield Finding("keepalived-says", side.host, place, f"keepalived says: {text}", mend)
+
+
+def _is_before(place: Place, other: Place) -> bool:
+    return place.file == other.file and place.line <= other.line
 
 
 def _of_instance(side: Side, line: str) -> tuple[Place, str]:

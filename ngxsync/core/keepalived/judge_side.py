@@ -168,7 +168,9 @@ def _tracking(side: Side, instance: Instance) -> Iterator[Finding]:
     takes_along = (each for other in side.members_with(instance) for each in other.tracked)
     if not instance.is_tracking and not any(each.weight == 0 and each.is_known for each in takes_along):
         what = f"{instance.name} tracks no script: a dead nginx moves nothing"
-        mends = [f"track_script {{ {name} }}" for name in side.scripts]
+        group = side.group_of(instance.name)
+        zero = " weight 0" if group and not group.get("sync_group_tracking_weight") else ""
+        mends = [f"track_script {{ {name}{zero} }}" for name in side.scripts]
         mends += [f"track_process {{ {name} }}" for name in side.processes]
         mend = mends[0] if mends else "track_script { check_nginx }, with vrrp_script check_nginx as `render` writes it"
         yield Finding("no-track-script", side.host, instance.place, what, mend)
