@@ -467,6 +467,7 @@ FAULTS: dict[str, Planted] = {
         facts1={
             "complaints": [
                 f"({FILE}: Line 18) Unknown keyword 'virtual_adress'",
+                "Virtual server [192.0.2.100]:none:80: no protocol set - defaulting to UDP",
                 "WARNING - script `pidof` resolved by path search to `/bin/pidof`. Please specify full path.",
             ]
         },
@@ -525,6 +526,17 @@ FAULTS: dict[str, Planted] = {
         ["web1 keepalived-says"],
         "(g) track script check_nginx not found",
         facts1={"complaints": [f"({FILE}: Line 3) (g) track script check_nginx not found, ignoring..."]},
+    ),
+    "a file that is executable": Planted(
+        ["web1 not-followed"],
+        "keepalived reads no such file",
+        "chmod a-x /etc/keepalived/d/x.conf",
+        facts1={"problems": [["/etc/keepalived/d/x.conf", 0, "it is executable, and keepalived reads no such file"]]},
+    ),
+    "a script that its user cannot execute": Planted(
+        ["web1 script-not-executable"],
+        mend="chmod a+rx /x",
+        facts1={"scripts": [{**SCRIPT, "user": "nobody", "faults": [["script-not-executable", "/x", "/x is wrong"]]}]},
     ),
     "what is not followed": Planted(["web1 not-followed"], "~SEQ", one=lambda text: text + "~SEQ(X, 1) y\n"),
     "a VIP that [vrrp] does not name": Planted(

@@ -182,7 +182,14 @@ def test_files_are_found_as_keepalived_finds_them(tmp_path: Path) -> None:
     (tmp_path / "e.conf").chmod(0o755)
     (tmp_path / "f.conf").mkdir()
     found = vrrpfiles.Files().find("*.conf", str(tmp_path))
-    assert [text for _, text in found] == ["a.conf", "b.conf"]
+    assert [text for _, text in found] == ["a.conf", "b.conf", ""], "an executable one counts as empty"
+    (tmp_path / "k.conf").write_text("include e.conf\n")
+    running = vrrpfiles.Running(0, ["keepalived", "-f", f"{tmp_path}/k.conf"], "/", "")
+    problems = vrrpfiles.read(running).problems
+    assert [(each.file, each.line) for each in problems] == [(f"{tmp_path}/e.conf", 0)], "it is there, and not missing"
+    (tmp_path / "k.conf").chmod(0o755)
+    assert vrrpfiles.read(running).problems[0].file == f"{tmp_path}/k.conf"
+    (tmp_path / "k.conf").unlink()
     assert [text for _, text in vrrpfiles.Files().find(f"{tmp_path}/{{c,b}}.*", "/")] == ["c.txt", "b.conf"]
     assert vrrpfiles.braces("x{a,b{c,d}}y") == ["xay", "xbcy", "xbdy"]
     os.mkfifo(tmp_path / "pipe")

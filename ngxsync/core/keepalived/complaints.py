@@ -33,7 +33,8 @@ COVERED = {
     r"does not support authentication": ("auth-ignored", "strict"),
     r"State MASTER must match being address owner": ("strict",),
 }
-HARMLESS = re.compile(r"resolved by path search|Sync group \S+ has only 1 virtual router")
+# and what a host balances is no matter of the VIP
+HARMLESS = re.compile(r"resolved by path search|Virtual server \[|Sync group \S+ has only 1 virtual router")
 OWN_INTERFACE = re.compile(r"\((.+)\) Ignoring track_interface (\S+) since own interface")
 NO_SECURITY = "script_security not enabled"
 UNFINISHED = re.compile(r"it was ended by signal \d+ before it was through")

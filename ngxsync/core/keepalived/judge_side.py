@@ -49,8 +49,10 @@ def judge_reading(side: Side) -> Iterator[Finding]:
         yield Finding("no-conf", side.host, side.place, f"it cannot be read: {side.facts['why']}", mend)
         return
     for file, line, text in side.facts["problems"]:
-        mend = "see to that line; what it would say is not judged here"
-        yield Finding("not-followed", side.host, Place(file, line), text, mend, WARNING)
+        mend, state = "see to that line; what it would say is not judged here", WARNING
+        if not line and "executable" in text:
+            mend, state = f"chmod a-x {quote(file)}", FAILED
+        yield Finding("not-followed", side.host, Place(file, line), text, mend, state)
     for each in side.unclosed:
         what = f"{each.name} has no closing brace: keepalived takes what follows for a part of it, and leaves it out"
         yield Finding("unclosed", side.host, each.place, what, f"}}   (after line {each.last.line})")
@@ -275,6 +277,8 @@ def _all_of(side: Side, script: Mapping[str, Any], place: Place) -> str:
 def _script_mend(host: str, code: str, path: str, script: Mapping[str, Any]) -> str:
     if code == "script-missing" and path.endswith(AGENT):
         code = "agent-missing"
+    if code == "script-not-executable" and script["user"] != "root":
+        return f"chmod a+rx {quote(path)}"  # its interpreter has to read it, too
     mend = SCRIPT_MENDS.get(code, PUT_IT_THERE)
     name = posixpath.basename(path)
     return mend.format(host=host, path=path, quoted=quote(path), name=name, keyword=script["keyword"])
