@@ -940,6 +940,15 @@ def test_which_adverts_have_to_pass() -> None:
 
     plain, v6, unicast = (sides_of(config_of(vrrp))[0] for vrrp in ("", V6, "unicast = yes"))
     assert {each[-1] for each in packets_of(plain.replace("PASS", "AH"))} == {AH}
+    for old in ("    script_user", "    advert_int"):
+        third = f"    {'vrrp_' if 'user' in old else ''}version 3\n{old}"
+        found = packets(
+            list(
+                Reader("web1", lambda _pattern, _folder: []).read(FILE, plain.replace("PASS", "AH").replace(old, third))
+            ),
+            [],
+        )
+        assert {each.protocol for each in found} == {VRRP}, "VRRP version 3 has no AH"
     assert packets_of(plain, "192.0.2.2", "2001:db8::2") == [
         (4, "in", "eth0", "192.0.2.2", "224.0.0.18"),
         (4, "out", "eth0", "", "224.0.0.18"),

@@ -137,11 +137,12 @@ def packets(
     `carried` are [interface, address] of this host; `way` is by which interface a partner is reached, "" by none: by no
     other its multicast comes.
     """
-    groups = dict(MULTICAST)
+    groups, common = dict(MULTICAST), ""
     for header, inside in top_blocks(statements):
         if header.words[0] == "global_defs":
             for family in (4, 6):
                 groups[family] = _value(inside, "vrrp_mcast_group%d" % family) or groups[family]
+            common = _value(inside, "vrrp_version") or common
         if header.words[0] != "vrrp_instance" or not _value(inside, "interface"):
             continue
         interface, own = _value(inside, "interface"), _value(inside, "unicast_src_ip")
@@ -150,7 +151,8 @@ def packets(
         here = [address for _, address in carried]
         peers = [each for each in _lines_of(inside, "unicast_peer") if each not in here]  # one file may serve both
         is_ah = [each for header, lines in top_blocks(inside) for each in lines if each.words == ["auth_type", "AH"]]
-        protocol = AH if is_ah and family == 4 else VRRP
+        is_v3 = family == 6 or (_value(inside, "version") or common) == "3"  # which knows no authentication
+        protocol = AH if is_ah and not is_v3 else VRRP
         if peers and not own:  # keepalived takes the interface's first then
             found = [address for each, address in carried if each == interface and address not in vips]
             own = next((each for each in found if (":" in each) == (family == 6) and not each.startswith("fe80:")), "")
