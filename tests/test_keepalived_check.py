@@ -877,9 +877,10 @@ def test_a_group_in_which_one_member_tracks_without_a_weight_goes_down_as_one() 
     tracked = findings_of(Planted([], one=lambda text: bare(text) + GROUP % ""))
     assert [each.mend for each in tracked][:1] == ["track_script { check_nginx weight 0 }"]
     (offered, *_) = findings_of(Planted([], one=lambda text: text + SECOND))
-    assert offered.mend == "vrrp_sync_group all { group { ngxsync other } sync_group_tracking_weight }", (
-        "it has weights"
-    )
+    group = "vrrp_sync_group all { group { ngxsync other } sync_group_tracking_weight }"  # since it has weights
+    assert offered.mend == f"one state for all of them, and one host with the higher priority in all; then {group}"
+    (offered, *_) = findings_of(Planted([], one=lambda text: text.replace("MASTER", "BACKUP") + SECOND))
+    assert offered.mend == group
     assert grouped("        check_nginx weight 0\n") == []
     assert set(grouped("")) == {"no-track-script"}
 
