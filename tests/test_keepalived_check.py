@@ -10,15 +10,17 @@ from typing import Any, cast
 import pytest
 
 from ngxsync.agent.rulewalk import AH, VRRP
-from ngxsync.agent.vrrpfacts import masked, packets
+from ngxsync.agent.vrrpfacts import concerning, masked, packets
 from ngxsync.agent.vrrpfiles import UNFINISHED
 from ngxsync.agent.vrrplines import Reader
+from ngxsync.agent.vrrpscripts import scripts
 from ngxsync.core.answers import checked
 from ngxsync.core.checkup import FAILED, OK, WARNING, render_checks
 from ngxsync.core.config import Config, PeerConfig
 from ngxsync.core.errors import AgentFailed
 from ngxsync.core.keepalived import verdict
 from ngxsync.core.keepalived.finding import Finding
+from ngxsync.core.keepalived.judge_side import judge_side
 from ngxsync.core.keepalived.judge_sides import paired
 from ngxsync.core.keepalived.side import Side, make_side
 from ngxsync.flow.interfaces import Peer
@@ -34,7 +36,9 @@ def answer_of(name: str, text: str, **facts: Any) -> dict[str, Any]:
     """As the agent would answer on a host where all is well."""
     number = name[-1]
     reader = Reader(name, lambda _pattern, _folder: [])
-    statements = [[each.file, each.line, masked(each.words, "00")] for each in reader.read(FILE, text)]
+    statements = [
+        [each.file, each.line, masked(each.words, "00")] for each in concerning(list(reader.read(FILE, text)))
+    ]
     own = [f"192.0.2.{number}", f"2001:db8::{number}"]
     held = [VIP, "2001:db8::100", "192.0.2.101"] if name == "web1" else []
     found = {
@@ -112,6 +116,7 @@ vrrp_track_process nginx {
     process nginx%s
 }
 """
+TWO = "vrrp_script two {\n    script /bin/true\n    weight 30\n}\n"
 TRACKING = "track_process {\n        nginx\n    }"
 DROP = {
     "family": 4,
@@ -206,7 +211,7 @@ FAULTS: dict[str, Planted] = {
         ["web1 router-id-twice", "web2 router-id-twice", "web2 equal-priorities"],
         "has virtual_router_id 88 on eth0 too",
         "virtual_router_id 89",
-        vrrp=f"vip = {VIP}/24\n  192.0.2.101/24",
+        vrrp=f"check_weight = 0\nvip = {VIP}/24\n  192.0.2.101/24",
         **both(
             lambda text: (
                 swap("        192.0.2.101/24 dev eth0\n", "")(text)
@@ -264,7 +269,28 @@ FAULTS: dict[str, Planted] = {
         ["web1 weight-too-small"], "weight -5 leaves 145 against 100", "weight -51", priorities=(150, 100)
     ),
     "a positive weight too small": Planted(
-        ["web1 weight-too-small"], "against 110", "weight -51", vrrp="check_weight = 10", priorities=(150, 100)
+        ["web1 weight-too-small"],
+        "against 110",
+        "weight 51   (on both hosts)",
+        vrrp="check_weight = 10",
+        priorities=(150, 100),
+    ),
+    "a positive weight that another one outweighs": Planted(
+        ["web1 weight-too-small", "web1 weight-too-small"],
+        "a failed check_nginx moves nothing to web2: weight 20 leaves 130 against 110",
+        "weight 41   (on both hosts)",
+        vrrp="check_weight = 20",
+        priorities=(100, 90),
+        one=lambda text: TWO + swap("        check_nginx\n", "        check_nginx\n        two\n")(text),
+    ),
+    "no priority, which makes a MASTER the owner": Planted(
+        ["web1 weight-too-small"],
+        "of a host with priority 255 keepalived tracks nothing that has a weight",
+        "weight 0",
+        one=swap("    priority 100\n", ""),
+    ),
+    "a priority that is none": Planted(
+        ["web2 equal-priorities"], "priority is 100, as on web1", two=swap("priority 99", "priority 300")
     ),
     "a positive weight of one host": Planted(
         ["web2 no-track-script", "web1 weight-too-small"],
@@ -441,16 +467,45 @@ FAULTS: dict[str, Planted] = {
         facts1={
             "complaints": [
                 f"({FILE}: Line 18) Unknown keyword 'virtual_adress'",
+                "Virtual server [192.0.2.100]:none:80: no protocol set - defaulting to UDP",
                 "WARNING - script `pidof` resolved by path search to `/bin/pidof`. Please specify full path.",
             ]
         },
         facts2={"complaints": ["There are 1 missing '}'s or extra '{'s"]},
     ),
+    "what it says more than once": Planted(
+        ["web1 keepalived-says"],
+        "script interval '0.5' must be",
+        "interval 1",
+        facts1={
+            "complaints": [
+                f"({FILE}: Line 13) invalid number '0.5'",
+                "(Line 13) invalid number '0.5'",
+                f"({FILE}: Line 13) (check_nginx): vrrp script interval '0.5' must be between 1 and 4294 - ignoring",
+                "(Line 13) (check_nginx): vrrp script interval '0.5' must be between 1 and 4294 - ignoring",
+            ]
+        },
+    ),
+    "a brace too many": Planted(
+        ["web1 keepalived-says"],
+        "Extra '}' found",
+        "take away the } before line 31",
+        facts1={
+            "complaints": [
+                f"({FILE}: Line 34) Extra '}}' found",
+                f"({FILE}: Line 34) Unknown keyword '}}'",
+                f"({FILE}: Line 31) Unknown keyword 'track_script'",
+                f"({FILE}: Line 31) Unexpected '{{' - ignoring",
+            ]
+        },
+    ),
     "script security": Planted(
         ["web1 script-security"],
         "script security is off",
-        "enable_script_security",
+        "enable_script_security   (and there, in a line of its own: script_user root)",
+        one=swap("    script_user root\n    enable_script_security\n", ""),
         facts1={
+            "scripts": [{**SCRIPT, "faults": []}],
             "complaints": ["SECURITY VIOLATION - scripts are being executed but script_security not enabled."],
         },
     ),
@@ -471,6 +526,17 @@ FAULTS: dict[str, Planted] = {
         ["web1 keepalived-says"],
         "(g) track script check_nginx not found",
         facts1={"complaints": [f"({FILE}: Line 3) (g) track script check_nginx not found, ignoring..."]},
+    ),
+    "a file that is executable": Planted(
+        ["web1 not-followed"],
+        "keepalived reads no such file",
+        "chmod a-x /etc/keepalived/d/x.conf",
+        facts1={"problems": [["/etc/keepalived/d/x.conf", 0, "it is executable, and keepalived reads no such file"]]},
+    ),
+    "a script that its user cannot execute": Planted(
+        ["web1 script-not-executable"],
+        mend="chmod a+rx /x",
+        facts1={"scripts": [{**SCRIPT, "user": "nobody", "faults": [["script-not-executable", "/x", "/x is wrong"]]}]},
     ),
     "what is not followed": Planted(["web1 not-followed"], "~SEQ", one=lambda text: text + "~SEQ(X, 1) y\n"),
     "a VIP that [vrrp] does not name": Planted(
@@ -596,6 +662,7 @@ def test_a_finding_has_the_line_where_it_stands() -> None:
         "equal priorities",
         "a weight too small",
         "a positive weight too small",
+        "no priority, which makes a MASTER the owner",
         "a weight of the track line",
         "a weight with nopreempt",
         "MASTER with nopreempt",
@@ -618,14 +685,98 @@ def test_the_line_that_mends_it_does(name: str) -> None:
         def mended(text: str) -> str:
             lines = change(text).splitlines()
             for each in findings_of(planted):
-                if each.host == host:
-                    lines[each.place.line - 1] = each.mend
+                mend, _, note = each.mend.partition("   (")
+                if each.host == host or note == "on both hosts)":
+                    lines[each.place.line - 1] = mend
             return "\n".join(lines) + "\n"
 
         return mended
 
     found = findings_of(replace(planted, one=with_mend("web1", planted.one), two=with_mend("web2", planted.two)))
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("said", "line", "mend"),
+    [
+        ("(ngxsync) Unknown interface!", "vrrp_instance ngxsync {", "interface eth0"),
+        ("(ngxsync) the virtual router id must be set", "vrrp_instance ngxsync {", "virtual_router_id 51"),
+        (
+            "(ngxsync) VRRPv2 advertisement interval 0.50s must be an integer. rounding",
+            "    advert_int 1",
+            "advert_int 1",
+        ),
+        (
+            "(ngxsync) Initial state master is incompatible with AH authentication - clearing",
+            "    state MASTER",
+            "state BACKUP",
+        ),
+        ("(ngxsync) what nobody knows here", "vrrp_instance ngxsync {", "mend that line"),
+        ("({line}) (ngxsync) unknown state 'master', defaulting to BACKUP", "    state MASTER", "state MASTER"),
+        ("({line}) (ngxsync) unknown state 'slave', defaulting to BACKUP", "    state MASTER", "state BACKUP"),
+        ("({line}) (ngxsync) unknown authentication type 'pass'", "        auth_type PASS", "auth_type PASS"),
+        ("({line}) Unknown keyword 'Priority'", "    Priority 100", "priority 100"),
+        ("({line}) Unknown keyword 'AUTH_PASS'", "        AUTH_PASS secret", "mend that line"),
+        (
+            "({line}) (ngxsync) track script check_nginx not found, ignoring...",
+            "        check_nginx",
+            f"move vrrp_script check_nginx ({FILE}:11)",
+        ),
+    ],
+)
+def test_what_keepalived_says_has_the_line_that_is_meant_and_what_mends_it(said: str, line: str, mend: str) -> None:
+    text = sides_of(config_of(""))[0]
+    text = text.replace("priority 100", "Priority 100") if "Priority" in line else text
+    text = text.replace("auth_pass", "AUTH_PASS") if "AUTH_PASS" in line else text
+    number = text.splitlines().index(line) + 1
+    facts = {"complaints": [said.format(line=f"{FILE}: Line {number}")]}
+    found = [
+        each
+        for each in judge_side(make_side("web1", answer_of("web1", text, **facts)))
+        if each.code == "keepalived-says"
+    ]
+    assert [(each.place.line, each.mend.startswith(mend)) for each in found] == [(number, True)]
+    assert "secret" not in str(found)
+
+
+def faults_of_scripts(text: str) -> list[Finding]:
+    """Of web1, whose commands are looked at on this machine."""
+    statements = list(Reader("web1", lambda _pattern, _folder: []).read(FILE, text))
+    side = make_side("web1", answer_of("web1", text, scripts=scripts(statements, "/bin")))
+    return [each for each in judge_side(side) if each.code.startswith("script-")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "mend"),
+    [
+        ("user root\n}", "user no-such\n}", "    user no-such", "user root"),
+        ("    script_user root\n", "", "global_defs {", "script_user root"),
+        ("script_user root", "script_user no-such", "    script_user no-such", "script_user root"),
+        (
+            'notify "/bin/true notify --vip 192.0.2.100"',
+            "notify_master /bin/true master now",
+            "    notify_master /bin/true master now",
+            'notify_master "/bin/true master now"',
+        ),
+        ('"/bin/true"', "/bin/true x y", "    script /bin/true x y", 'script "/bin/true x y"'),
+        (
+            '"/bin/true"',
+            '"/bin/true" weight -5',
+            '    script "/bin/true" weight -5',
+            'script "/bin/true"   (and each in a line of its own: weight -5)',
+        ),
+    ],
+)
+def test_what_keeps_a_script_from_running_is_mended_where_it_is_said(old: str, new: str, line: str, mend: str) -> None:
+    text = sides_of(config_of(""))[0].replace("/usr/local/sbin/ngxsync-agent check-nginx", "/bin/true")
+    text = text.replace("/usr/local/sbin/ngxsync-agent", "/bin/true")
+    text = swap(old, new)(text if old.startswith("user root") else text.replace("    user root\n", ""))
+    found = faults_of_scripts(text)
+    assert {each.mend for each in found} == {mend}
+    assert {text.splitlines()[each.place.line - 1] for each in found} == {line}
+    mended = mend.split("   (")[0]
+    after = f"{line}\n    {mended}" if line.endswith("{") else f"    {mended}"
+    assert faults_of_scripts(swap(line, after)(text)) == []
 
 
 def test_the_state_may_differ_and_a_process_may_be_tracked() -> None:
@@ -646,16 +797,96 @@ def test_the_state_may_differ_and_a_process_may_be_tracked() -> None:
     assert findings_of(Planted([], vrrp=f"{V6}unicast = yes", one=written[0], two=written[1])) == []
 
 
-def test_in_a_group_the_members_scripts_take_all_down() -> None:
-    group = "vrrp_sync_group g { group { ngxsync } }\n"
-    assert findings_of(Planted([], priorities=(150, 100), **both(lambda text: text + group))) == []
-    counting = "vrrp_sync_group g { group { ngxsync\n }\n sync_group_tracking_weight\n }\n"
-    found = findings_of(Planted([], priorities=(150, 100), **both(lambda text: text + counting)))
-    assert [each.code for each in found] == ["weight-too-small"]
+def test_a_weight_that_the_same_check_of_the_other_host_adds_to_is_enough() -> None:
+    added = {"two": swap("weight -5", "weight 6"), "priorities": (100, 90)}
+    assert findings_of(Planted([], **added)) == [], "95 against 96"
+    found = findings_of(Planted([], one=swap("weight -5", "weight -2"), **added))
+    assert [(each.code, each.mend) for each in found] == [("weight-too-small", "weight -5")]
+    stronger = {"two": swap("weight -5", "weight 20"), "priorities": (100, 90)}
+    assert findings_of(Planted([], **stronger)) == [], "web2 is the stronger one while all is well"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ('192.0.2.100"\n}', '192.0.2.100"', "vrrp_instance ngxsync {"),
+        ("        check_nginx\n    }\n", "        check_nginx\n", "    track_script {"),
+        ("secret\n    }", "secret", "    authentication {"),
+        ("    user root\n}", "    user root", "vrrp_script check_nginx {"),
+        ("enable_script_security\n}", "enable_script_security", "global_defs {"),
+        ("\n\nvrrp_script", "\n\nvirtual_server 192.0.2.9 80 {\nvrrp_script", "virtual_server 192.0.2.9 80 {"),
+    ],
+)
+def test_a_block_without_an_end_is_one_finding_with_the_line_where_its_brace_belongs(
+    old: str, new: str, line: str
+) -> None:
+    complaints = [
+        "There are 1 missing '}'s or extra '{'s",
+        f"({FILE}: Line 25) Unexpected '{{' - ignoring",
+        f"({FILE}: Line 25) Unknown keyword 'priority'",
+    ]
+    change = swap(old, new)
+    (found,) = findings_of(Planted([], one=change, facts1={"complaints": complaints}))
+    assert (found.host, found.code) == ("web1", "unclosed")
+    lines = change(sides_of(config_of(""))[0]).splitlines()
+    assert lines[found.place.line - 1] == line
+    brace, _, after = found.mend.partition("   (after line ")
+    lines.insert(int(after.rstrip(")")), brace)
+    mended = "\n".join(lines) + "\n"
+    assert findings_of(Planted([], one=lambda _: mended)) == []
+
+
+GROUP = "vrrp_sync_group g {\n group { ngxsync }\n%s}\n"
+
+
+def test_in_a_group_a_member_s_script_with_a_weight_is_left_out() -> None:
+    """As keepalived does, which says so; a weight of the group's own counts."""
+    said = "(ngxsync) ignoring tracked script check_nginx with weights due to SYNC group"
+    told = {"facts1": {"complaints": [said, "Sync group g has only 1 virtual router(s) - this probably isn't"]}}
+    found = findings_of(Planted([], **both(lambda text: text + GROUP % ""), **told))
+    assert [(each.host, each.code, each.mend) for each in found] == [
+        ("web1", "weight-in-group", "check_nginx weight 0"),
+        ("web2", "weight-in-group", "check_nginx weight 0"),
+    ]
+    track = sides_of(config_of(""))[0].splitlines()[found[0].place.line - 1]
+    assert track.strip() == "check_nginx"
+    mended = swap("        check_nginx\n", "        check_nginx weight 0\n")
+    assert findings_of(Planted([], **both(lambda text: mended(text) + GROUP % ""))) == []
+    bare = swap("        check_nginx\n", "")
+    for counting in (
+        both(lambda text: text + GROUP % "sync_group_tracking_weight\n"),
+        both(lambda text: bare(text) + GROUP % "track_script { check_nginx }\n"),
+    ):
+        found = findings_of(Planted([], priorities=(150, 100), **counting))
+        assert [each.code for each in found] == ["weight-too-small"]
+
+
+def test_a_group_in_which_one_member_tracks_without_a_weight_goes_down_as_one() -> None:
+    other = (
+        SECOND.replace("    track_script {\n        check_nginx\n    }\n", "")
+        + GROUP.replace("ngxsync", "ngxsync other") % ""
+    )
+
+    def grouped(tracked: str) -> list[str]:
+        moved = swap("        192.0.2.101/24 dev eth0\n", "")
+        change = both(lambda text: swap("        check_nginx\n", tracked)(moved(text)) + other)
+        change["two"] = lambda text, before=change["two"]: before(text).replace("priority 50", "priority 49")
+        return [each.code for each in findings_of(Planted([], vrrp=f"vip = {VIP}/24\n  192.0.2.101/24", **change))]
+
+    bare = swap("        check_nginx\n", "")
+    tracked = findings_of(Planted([], one=lambda text: bare(text) + GROUP % ""))
+    assert [each.mend for each in tracked][:1] == ["track_script { check_nginx weight 0 }"]
+    (offered, *_) = findings_of(Planted([], one=lambda text: text + SECOND))
+    group = "vrrp_sync_group all { group { ngxsync other } sync_group_tracking_weight }"  # since it has weights
+    assert offered.mend == f"one state for all of them, and one host with the higher priority in all; then {group}"
+    (offered, *_) = findings_of(Planted([], one=lambda text: text.replace("MASTER", "BACKUP") + SECOND))
+    assert offered.mend == group
+    assert grouped("        check_nginx weight 0\n") == []
+    assert set(grouped("")) == {"no-track-script"}
 
 
 def test_several_instances_are_paired_by_what_they_share() -> None:
-    config = config_of(f"vip = {VIP}/24\n  192.0.2.101/24")
+    config = config_of(f"check_weight = 0\nvip = {VIP}/24\n  192.0.2.101/24")
     text = sides_of(config)[0].replace("        192.0.2.101/24 dev eth0\n", "")
     group = "vrrp_sync_group all { group { ngxsync other } }\n"
     turned = SECOND + text.replace("router_id web1", "router_id web2").replace("priority 100", "priority 99") + group
@@ -710,6 +941,15 @@ def test_which_adverts_have_to_pass() -> None:
 
     plain, v6, unicast = (sides_of(config_of(vrrp))[0] for vrrp in ("", V6, "unicast = yes"))
     assert {each[-1] for each in packets_of(plain.replace("PASS", "AH"))} == {AH}
+    for old in ("    script_user", "    advert_int"):
+        third = f"    {'vrrp_' if 'user' in old else ''}version 3\n{old}"
+        found = packets(
+            list(
+                Reader("web1", lambda _pattern, _folder: []).read(FILE, plain.replace("PASS", "AH").replace(old, third))
+            ),
+            [],
+        )
+        assert {each.protocol for each in found} == {VRRP}, "VRRP version 3 has no AH"
     assert packets_of(plain, "192.0.2.2", "2001:db8::2") == [
         (4, "in", "eth0", "192.0.2.2", "224.0.0.18"),
         (4, "out", "eth0", "", "224.0.0.18"),
@@ -718,9 +958,17 @@ def test_which_adverts_have_to_pass() -> None:
     carried = [["eth1", "192.0.2.9"], ["eth0", "192.0.2.100"], ["eth0", "2001:db8::1"], ["eth0", "192.0.2.1"]]
     reader = Reader("web1", lambda _pattern, _folder: [])
     assert [tuple(each)[:-1] for each in packets(list(reader.read(FILE, bare)), [], carried)] == packets_of(unicast)
+    shared = swap("        192.0.2.2\n    }\n    virtual", "        192.0.2.2\n        192.0.2.1\n    }\n    virtual")(
+        unicast
+    )
+    found = packets(list(reader.read(FILE, shared)), [], carried)
+    assert [tuple(each)[:-1] for each in found] == packets_of(unicast), "it is no peer of its own"
     assert packets_of(bare)[0] == (4, "in", "eth0", "192.0.2.2", ""), (
         "where nobody knows, it has to come in all the same"
     )
+    way = {"192.0.2.2": "eth0", "10.0.0.2": "eth1", "10.0.1.2": ""}
+    found = packets(list(Reader("web1", lambda _pattern, _folder: []).read(FILE, plain)), list(way), [], way)
+    assert [each.source for each in found if each.direction == "in"] == ["192.0.2.2", "10.0.1.2"]
     assert packets_of(v6, "2001:db8::2")[0] == (6, "in", "eth0", "", "ff02::12")
     assert packets_of(unicast) == [
         (4, "in", "eth0", "192.0.2.2", "192.0.2.1"),
@@ -750,7 +998,12 @@ def test_a_host_that_says_senseless_things_is_judged_all_the_same() -> None:
 
 def test_where_adverts_come_from() -> None:
     web1: Side = make_side("web1", answer_of("web1", sides_of(config_of(""))[0]))
-    assert verdict.source_addresses(web1) == ["192.0.2.1", "192.0.2.101", "2001:db8::1", "2001:db8::100"]
+    assert verdict.source_addresses(web1) == ["192.0.2.1"], "the first of its interface, as keepalived takes it"
+    for line in ("mcast_src_ip 192.0.2.101", "unicast_src_ip 192.0.2.101"):
+        said = make_side("web1", answer_of("web1", before_end(line)(sides_of(config_of(""))[0])))
+        assert verdict.source_addresses(said) == ["192.0.2.101"]
+    v6 = make_side("web1", answer_of("web1", sides_of(config_of(V6))[0]))
+    assert verdict.source_addresses(v6) == ["2001:db8::1"]
 
 
 def test_an_answer_is_checked_before_it_is_believed() -> None:

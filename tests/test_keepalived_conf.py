@@ -78,8 +78,13 @@ vrrp_instance VI {
 }
 $MANY= \\
   interface eth0 \\
-  state BACKUP
+  priority $PRIORITY \\
+  @web2 state MASTER \\
+  track_script { chk }
 ~SEQ(X, 1, 3) y
+vrrp_instance VI_2 {
+  $MANY
+}
 """
     found, problems = read(text)
     assert found == [
@@ -93,9 +98,19 @@ $MANY= \\
         "9 }",
         "10 notify /etc/keepalived/x $unknown",
         "11 }",
+        "18 vrrp_instance VI_2",
+        "18 {",
+        "19 interface eth0",
+        "19 priority 100",
+        "19 track_script",
+        "19 {",
+        "19 chk",
+        "19 }",
+        "20 }",
     ]
-    assert problems == ["12 $MANY: a definition of several lines is not followed here", "15 ~SEQ is not followed here"]
+    assert problems == ["17 ~SEQ is not followed here"]
     other, _ = read(text, host="web2")
+    assert "19 state MASTER" in other
     assert other[0] == "3 nopreempt"
     assert "7 priority 99" in other
 
@@ -107,6 +122,7 @@ def test_includes() -> None:
     assert problems == ["2 include /none: there is no such file"]
     files["/etc/keepalived/d/b.conf"] = "include b.conf"
     assert "too deeply" in read("include d/a.conf", files=files)[1][0]
+    assert read("include /none/*.conf\ninclude d/[0-9]?.conf")[1] == [], "a folder may be empty"
     many = read("a { b\n" * 12000)[1]
     assert "the rest is not read" in many[0]
 
@@ -117,6 +133,10 @@ def test_what_grows_without_end_is_told_and_left_out() -> None:
     found, problems = read(f"{levels}$A9=x\na $A0\nb {'c' * 9000}\nd")
     assert found == ["13 d"]
     assert [each.split(" ")[0] for each in problems] == ["11", "12"]
+    levels = "".join(f"$B{n}= \\\n" + f"$B{n + 1} \\\n" * 300 + "\n" for n in range(9))
+    found, problems = read(f"{levels}$B9=\n$B0\nb")
+    assert found == []
+    assert "the rest is not read" in problems[0]
     assert len(vrrpfiles.braces("/{a,b}" * 40)) == vrrpfiles.MOST_FILES
 
 
@@ -162,7 +182,14 @@ def test_files_are_found_as_keepalived_finds_them(tmp_path: Path) -> None:
     (tmp_path / "e.conf").chmod(0o755)
     (tmp_path / "f.conf").mkdir()
     found = vrrpfiles.Files().find("*.conf", str(tmp_path))
-    assert [text for _, text in found] == ["a.conf", "b.conf"]
+    assert [text for _, text in found] == ["a.conf", "b.conf", ""], "an executable one counts as empty"
+    (tmp_path / "k.conf").write_text("include e.conf\n")
+    running = vrrpfiles.Running(0, ["keepalived", "-f", f"{tmp_path}/k.conf"], "/", "")
+    problems = vrrpfiles.read(running).problems
+    assert [(each.file, each.line) for each in problems] == [(f"{tmp_path}/e.conf", 0)], "it is there, and not missing"
+    (tmp_path / "k.conf").chmod(0o755)
+    assert vrrpfiles.read(running).problems[0].file == f"{tmp_path}/k.conf"
+    (tmp_path / "k.conf").unlink()
     assert [text for _, text in vrrpfiles.Files().find(f"{tmp_path}/{{c,b}}.*", "/")] == ["c.txt", "b.conf"]
     assert vrrpfiles.braces("x{a,b{c,d}}y") == ["xay", "xbcy", "xbdy"]
     os.mkfifo(tmp_path / "pipe")
@@ -188,6 +215,7 @@ def test_a_password_is_compared_and_not_told() -> None:
     for words_of in (
         ["auth_type", "PASS", "auth_pass", "s3cret"],
         ["auth_pas", "s3cret"],
+        ["AUTH_PASS", "s3cret"],
         ["auth_pass", "x", "s3cret"],
     ):
         assert "s3cret" not in masked(words_of, "00"), "all on one line, mistyped, in parts"
@@ -279,6 +307,9 @@ def test_scripts_that_keepalived_cannot_or_will_not_run(tmp_path: Path) -> None:
     ):
         assert told(f'script "{line}"') == ["script-shell"], line
     assert told("script \"cat '/a b|c' 'd > e' http://x/?a&b\"") == []
+    for line in ("/bin/sh -c '$(true)'", "/usr/bin/env sh -c 'a && b'"):
+        assert told(f'script "{line}"') == [], "the shell that is asked for understands it"
+    assert faults_of('script "/bin/sh -c true || false"') == [("script-shell", "/bin/sh")]
     assert faults_of("notify_priority_changes yes") == []
     with file_system("noexec") as folder:
         shutil.copy(script, folder)

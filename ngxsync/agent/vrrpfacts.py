@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from . import firewall, vrrpfiles
 from .addresses import carried_addresses, own_addresses
 from .rulewalk import AH, MULTICAST, VRRP, Packet
-from .vrrplines import Statement, top_blocks
+from .vrrplines import Statement, top_blocks, unclosed
 from .vrrpscripts import scripts
 
 Answer = Dict[str, Any]
@@ -24,9 +24,11 @@ def vrrp(request: Answer) -> Answer:
     """`salt`: of the caller, the same for both hosts. `partners`: the other host's addresses, as far as it knows them."""
     running = vrrpfiles.find_running()
     read, why = _read(running)
-    statements = list(_concerning(read.statements))
+    statements = list(concerning(read.statements))
     known = running or vrrpfiles.Running(0, [], "/", vrrpfiles.PATH)
     carried = _carried()
+    partners = request.get("partners", [])
+    way = {address: interface_to(address, carried) for address in partners}
     return {
         "ok": True,
         "host": socket.gethostname(),
@@ -43,7 +45,7 @@ def vrrp(request: Answer) -> Answer:
         "addresses": own_addresses(),
         "carried": carried,
         "scripts": scripts(statements, known.path),
-        "firewall": firewall.drops(list(packets(statements, request.get("partners", []), carried))),
+        "firewall": firewall.drops(list(packets(statements, partners, carried, way))),
     }
 
 
@@ -56,15 +58,20 @@ def _read(running: Optional[vrrpfiles.Running]) -> Tuple[vrrpfiles.Read, str]:
         return vrrpfiles.Read(path, [], []), error.strerror or str(error)
 
 
-def _concerning(statements: List[Statement]) -> Iterator[Statement]:
-    """Those of VRRP: what a host balances, and for whom, is nobody's business here."""
+def concerning(statements: List[Statement]) -> Iterator[Statement]:
+    """Those of VRRP: what a host balances, and for whom, is nobody's business here. A block without an end is told without one."""
+    endless = unclosed(statements)
     for header, inside in top_blocks(statements):
         if header.words[0] in BLOCKS:
             yield header
             yield header._replace(words=["{"])
             for each in inside:
                 yield each
-            yield header._replace(words=["}"])
+            if header is not endless:
+                yield header._replace(words=["}"])
+        elif header is endless:
+            yield header._replace(words=header.words[:1])
+            yield header._replace(words=["{"])
 
 
 def _passwords(statements: List[Statement]) -> List[str]:
@@ -74,7 +81,7 @@ def _passwords(statements: List[Statement]) -> List[str]:
 
 def _password_at(words: List[str]) -> int:
     """Where what follows auth_pass, or what was meant for it, begins; 0 where nothing does."""
-    return next((at for at, word in enumerate(words[:-1], 1) if word.startswith("auth_p")), 0)
+    return next((at for at, word in enumerate(words[:-1], 1) if word.lower().startswith("auth_p")), 0)
 
 
 def masked(words: List[str], salt: str) -> List[str]:
@@ -107,25 +114,53 @@ def _carried() -> List[List[str]]:
         return []
 
 
-def packets(statements: List[Statement], partners: List[str], carried: Sequence[List[str]] = ()) -> Iterator[Packet]:
-    """The adverts that must come in, and go out, for each instance. `carried` are [interface, address] of this host."""
-    groups = dict(MULTICAST)
+def interface_to(address: str, carried: Sequence[List[str]]) -> str:
+    """By which interface this host reaches it; "" where it does not. Nothing is sent."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as asking:
+            asking.connect((address, 9))
+            own = asking.getsockname()[0]
+    except OSError:
+        return ""
+    return next((interface for interface, each in carried if each == own), "")
+
+
+def packets(
+    statements: List[Statement],
+    partners: List[str],
+    carried: Sequence[List[str]] = (),
+    way: Optional[Dict[str, str]] = None,
+) -> Iterator[Packet]:
+    """The adverts that must come in, and go out, for each instance.
+
+    `carried` are [interface, address] of this host; `way` is by which interface a partner is reached, "" by none: by no
+    other its multicast comes.
+    """
+    groups, common = dict(MULTICAST), ""
     for header, inside in top_blocks(statements):
         if header.words[0] == "global_defs":
             for family in (4, 6):
                 groups[family] = _value(inside, "vrrp_mcast_group%d" % family) or groups[family]
+            common = _value(inside, "vrrp_version") or common
         if header.words[0] != "vrrp_instance" or not _value(inside, "interface"):
             continue
         interface, own = _value(inside, "interface"), _value(inside, "unicast_src_ip")
         vips = _lines_of(inside, "virtual_ipaddress")
         family = 6 if vips and ":" in vips[0] else 4
-        peers = _lines_of(inside, "unicast_peer")
+        here = [address for _, address in carried]
+        peers = [each for each in _lines_of(inside, "unicast_peer") if each not in here]  # one file may serve both
         is_ah = [each for header, lines in top_blocks(inside) for each in lines if each.words == ["auth_type", "AH"]]
-        protocol = AH if is_ah and family == 4 else VRRP
+        is_v3 = family == 6 or (_value(inside, "version") or common) == "3"  # which knows no authentication
+        protocol = AH if is_ah and not is_v3 else VRRP
         if peers and not own:  # keepalived takes the interface's first then
             found = [address for each, address in carried if each == interface and address not in vips]
             own = next((each for each in found if (":" in each) == (family == 6) and not each.startswith("fe80:")), "")
-        for peer in peers or [each for each in partners if (":" in each) == (family == 6)] or [""]:
+        known = way or {}
+        others = [
+            each for each in partners if (":" in each) == (family == 6) and known.get(each, "") in (interface, "")
+        ]
+        for peer in peers or others or [""]:
             group = _value(inside, "mcast_dst_ip") or groups[family]
             to_us, to_them = (own, peer) if peers else (group, group)
             # whom a multicast of IPv6 comes from is a link-local address that nobody knows here

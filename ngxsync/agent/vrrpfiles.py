@@ -18,7 +18,7 @@ MOST_FILES = 200
 LARGEST = 1 << 20  # bytes of one file
 ASK_S = 5.0
 ENDING = {"--config-test", "-t", "--version", "-v", "--help", "-h"}  # with one of these it is no daemon
-QUOTED = re.compile(r"('\s*auth_p\w*)\b.*")  # a line of the file that is wrong in itself
+QUOTED = re.compile(r"('\s*auth_p\w*)\b.*", re.I)  # a line of the file that is wrong in itself
 NO_TEST = re.compile(r"un(known|recognized) option \W*config-test", re.I)  # one older than 2.0
 UNFINISHED = "it was ended by signal %d before it was through"
 LONGEST, MOST_LINES = 300, 50  # of what keepalived says
@@ -99,11 +99,12 @@ def read(running: Optional[Running]) -> Read:
     """Raises OSError where the main file cannot be read."""
     named = option_of(running.args, "f", "use-file") if running else ""
     path = os.path.normpath(os.path.join(running.cwd if running else "/", named or DEFAULT))
-    reader = Reader(config_id(running), Files().find)
+    files = Files()
+    reader = Reader(config_id(running), files.find)
     statements = list(reader.read(path, read_text(path)))
-    if os.stat(path).st_mode & 0o111:
-        reader.problems.insert(0, Problem(path, 0, "it is executable, and keepalived reads no such file"))
-    return Read(path, statements, reader.problems)
+    passed_over = ([path] if os.stat(path).st_mode & 0o111 else []) + files.passed_over
+    told = [Problem(each, 0, "it is executable, and keepalived reads no such file") for each in passed_over]
+    return Read(path, statements, told + reader.problems)
 
 
 def moved_by(kind: str, name: str) -> List[str]:
@@ -132,18 +133,22 @@ class Files:
 
     def __init__(self) -> None:
         self._left = MOST_FILES
+        self.passed_over: List[str] = []
 
     def find(self, pattern: str, folder: str) -> List[Text]:
-        """As keepalived: by the shell's patterns, braces too; directories and executable files are passed over."""
+        """As keepalived: by the shell's patterns, braces too; directories are passed over, executable files read as empty."""
         found: List[Text] = []
         for each in braces(os.path.join(folder, pattern)):
             for path in sorted(glob.glob(each)):
-                if os.path.isdir(path) or os.stat(path).st_mode & 0o111:
+                if os.path.isdir(path):
                     continue
                 self._left -= 1
                 if self._left < 0:
                     raise OSError(errno.E2BIG, "there are more than %d files" % MOST_FILES)
-                found.append((os.path.normpath(path), read_text(path)))
+                is_passed_over = bool(os.stat(path).st_mode & 0o111)
+                if is_passed_over and path not in self.passed_over:
+                    self.passed_over.append(path)
+                found.append((os.path.normpath(path), "" if is_passed_over else read_text(path)))
         return found
 
 

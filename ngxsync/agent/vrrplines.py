@@ -1,7 +1,7 @@
 """keepalived.conf as statements, as keepalived's own parser reads it: comments, quotes, @conditions, $definitions, includes. Pure.
 
 A statement is its words, with the file and line where it stands; a brace is a statement of its own. What cannot be followed here
-(~SEQ, ~LST, definitions of several lines) is told as a problem, and left out.
+(~SEQ, ~LST) is told as a problem, and left out.
 """
 
 import posixpath
@@ -21,7 +21,7 @@ COMMANDS = re.compile(r"(script|startup_script|shutdown_script|(\w+_)?notify_fif
 NO_COMMANDS = ("notify_priority_changes",)
 ESCAPES = {"a": "\a", "b": "\b", "E": "\x1b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]+|[0-7]{1,3}|.)", re.DOTALL)
-_DEFINITION = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)=[ \t]*(.*)\Z")
+_DEFINITION = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)=\s*(.*)\Z", re.DOTALL)
 _USE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*)(?=[ \t,)]|\Z))", re.ASCII)
 
 
@@ -40,23 +40,38 @@ class Reader:
         folder = posixpath.dirname(path)
         for number, line in _lines(text):
             self._definitions["_PWD"] = folder
-            line = self._meant(path, number, line)
-            if not line:
-                continue
-            asked = words(line)
-            if asked[:1] and asked[0] in INCLUDES and len(asked) == 2:
-                for statement in self._included(path, number, asked[1], depth):
-                    yield statement
-                continue
-            for part in split(line):
-                self._count += 1
-                if self._count == MOST:
-                    self._tell(path, number, "there are more than %d lines: the rest is not read" % MOST)
-                if self._count >= MOST:
-                    return
-                found = _words_of(part)
-                if found:
-                    yield Statement(path, number, found)
+            for meant in self._all_meant(path, number, line):
+                asked = words(meant)
+                if asked[:1] and asked[0] in INCLUDES and len(asked) == 2:
+                    for statement in self._included(path, number, asked[1], depth):
+                        yield statement
+                    self._definitions["_PWD"] = folder
+                    continue
+                for part in split(meant):
+                    if self._is_too_much(path, number):
+                        return
+                    found = _words_of(part)
+                    if found:
+                        yield Statement(path, number, found)
+
+    def _is_too_much(self, path: str, number: int) -> bool:
+        self._count += 1
+        if self._count == MOST:
+            self._tell(path, number, "there are more than %d lines: the rest is not read" % MOST)
+        return self._count >= MOST
+
+    def _all_meant(self, path: str, number: int, line: str, depth: int = 0) -> Iterator[str]:
+        """The line, or those of the definition that it names."""
+        meant = self._meant(path, number, line)
+        if "\n" not in meant:
+            if meant:
+                yield meant
+            return
+        for each in meant.split("\n"):
+            if depth >= DEEPEST or self._is_too_much(path, number):
+                return
+            for found in self._all_meant(path, number, each.strip(" \t"), depth + 1):
+                yield found
 
     def _included(self, path: str, number: int, pattern: str, depth: int) -> Iterator[Statement]:
         if depth >= DEEPEST:
@@ -67,7 +82,7 @@ class Reader:
         except OSError as error:
             self._tell(path, number, "include %s: %s" % (pattern, error.strerror))
             return
-        if not texts:
+        if not texts and not re.search(r"[*?[]", pattern):  # a folder may well be empty
             self._tell(path, number, "include %s: there is no such file" % pattern)
         for included, text in texts:
             for statement in self.read(included, text, depth + 1):
@@ -83,13 +98,13 @@ class Reader:
                 line = self._if_here(line)
             definition = _DEFINITION.match(line)
             if definition:
-                self._define(path, number, definition.group(1), definition.group(2))
+                self._definitions[definition.group(1)] = definition.group(2)
                 return ""
             if line.startswith("~"):
                 self._tell(path, number, "%s is not followed here" % line.split("(")[0])
                 return ""
             before, line = line, _USE.sub(self._put_in, line)
-            if line == before:
+            if line == before or "\n" in line:
                 return line
         return line
 
@@ -98,12 +113,6 @@ class Reader:
         is_other = condition.startswith("^")
         fits = (condition.lstrip("^") == self.config_id) != is_other
         return rest.strip() if fits else ""
-
-    def _define(self, path: str, number: int, name: str, value: str) -> None:
-        if value.endswith("\\"):
-            self._tell(path, number, "$%s: a definition of several lines is not followed here" % name)
-        else:
-            self._definitions[name] = value
 
     def _put_in(self, found: Any) -> str:
         name = found.group(1) or found.group(2)
@@ -114,7 +123,7 @@ class Reader:
 
 
 def top_blocks(statements: List[Statement]) -> Iterator[Tuple[Statement, List[Statement]]]:
-    """Each block that lies in no other, as what begins it and all statements in it, braces too."""
+    """Each block that lies in no other, as what begins it and all statements in it, braces too; the last one may have no end."""
     depth = 0
     header: Optional[Statement] = None
     inside: List[Statement] = []
@@ -131,16 +140,40 @@ def top_blocks(statements: List[Statement]) -> Iterator[Tuple[Statement, List[St
             header = each
         if each.words == ["{"]:
             depth += 1
+    if depth and header is not None:
+        yield header, inside
+
+
+def unclosed(statements: List[Statement]) -> Optional[Statement]:
+    """What begins the block that has no end, the last one then; None where each has one."""
+    depth = 0
+    header: Optional[Statement] = None
+    for each in statements:
+        if each.words == ["}"]:
+            depth = max(0, depth - 1)
+        elif each.words == ["{"]:
+            depth += 1
+        elif not depth:
+            header = each
+    return header if depth else None
 
 
 def _lines(text: str) -> Iterator[Tuple[int, str]]:
-    """Each line that says something, without its comment. A definition of several lines is its first one, with the backslash."""
-    is_continued = False
+    """Each line that says something, without its comment. A definition of several lines, each but its last with a backslash, is one."""
+    first, kept = 0, []  # type: int, List[str]
     for number, line in enumerate(text.split("\n"), 1):
         line = uncommented(line.rstrip("\r"))
-        was_continued, is_continued = is_continued, line.endswith("\\") and (is_continued or "$" in line)
-        if line and not was_continued:
+        goes_on = line.endswith("\\") and (bool(kept) or "$" in line)
+        if kept or goes_on:
+            first = first if kept else number
+            kept.append(line[:-1].strip(" \t") if goes_on else line)
+        if kept and not goes_on:
+            yield first, "\n".join(kept)
+            kept = []
+        elif line and not goes_on:
             yield number, line
+    if kept:
+        yield first, "\n".join(kept)
 
 
 def uncommented(line: str) -> str:

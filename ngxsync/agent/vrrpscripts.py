@@ -24,6 +24,11 @@ OPERATORS = re.compile(r"(\|\|?|&&?|;|!|\d?>>?(&?\d|/.*)?|\d?<(/.*)?|&>.*)\Z")
 BUILTIN = "if for while until case function { ( cd export source . set unset eval exec exit trap ulimit umask local read".split()
 
 
+# lines of a vrrp_script; and who takes a line of the shell as an argument
+OF_SCRIPT = ("interval", "timeout", "weight", "rise", "fall", "user", "init_fail")
+SHELLS = ("sh", "bash", "dash", "ash", "ksh", "zsh", "busybox")
+
+
 def scripts(statements: List[Statement], path: str) -> List[Answer]:
     """Each command once for each place where it stands, with what keeps keepalived from running it well. `path` is its PATH."""
     return [_looked_at(each, user, path) for each, user in itertools.islice(_commands(statements), MOST)]
@@ -32,8 +37,11 @@ def scripts(statements: List[Statement], path: str) -> List[Answer]:
 def _commands(statements: List[Statement]) -> Iterator[Tuple[Statement, str]]:
     """The statements that name one, and the user that it runs as."""
     default = next((each.words[1] for each in statements if each.words[0] == "script_user" and len(each.words) > 1), "")
-    if not default:
-        default = DEFAULT_USER if _account(DEFAULT_USER) else "root"
+    if (
+        not default
+    ):  # with script security on keepalived leaves the script out where there is no such user [measured with 2.2.7]
+        is_secure = any(each.words[0] == "enable_script_security" for each in statements)
+        default = DEFAULT_USER if is_secure or _account(DEFAULT_USER) else "root"
     for at, each in enumerate(statements):
         name = each.words[0]
         if not COMMANDS.match(name) or name in NO_COMMANDS or len(each.words) < 2:
@@ -61,7 +69,11 @@ def _looked_at(statement: Statement, user: str, path: str) -> Answer:
     found = _found(argv[0], path) if argv else ""
     shell = needs_shell(argv)
     if statement.words[0] == "script" and len(statement.words) > 2:
-        told = "without quotes %s is left out" % " ".join(statement.words[2:])
+        rest = " ".join(statement.words[2:])
+        is_next = statement.words[2] in OF_SCRIPT
+        told = (
+            "it is on the line of the script, and left out: %s" if is_next else "without quotes %s is left out"
+        ) % rest
         faults.append(("script-unquoted", argv[0] if argv else "", told))
     if shell:
         faults.append(("script-shell", argv[0], shell))
@@ -84,7 +96,10 @@ def needs_shell(argv: List[str]) -> str:
     """Why these words mean something to a shell alone; "" where they do not."""
     if argv and argv[0] in BUILTIN:
         return "%s is a word of the shell" % argv[0]
-    for word in argv:
+    is_shell = bool(argv) and os.path.basename(argv[0]) in SHELLS
+    for before, word in zip([""] + argv, argv):
+        if is_shell and before == "-c":
+            continue
         if OPERATORS.match(word):
             return "%s means something to a shell alone" % word
         if not re.search(r"\s", word) and re.search(r"\$\(|`|;\Z|\A\$[A-Za-z_{]", word):

@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import posixpath
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from shlex import quote
+from typing import Any
 
 from ngxsync.core.checkup import FAILED, WARNING
+from ngxsync.core.keepalived.complaints import NO_INTERFACE, judge_complaints
 from ngxsync.core.keepalived.finding import NOWHERE, Finding, Place
 from ngxsync.core.keepalived.side import Instance, Side, normal, number
+from ngxsync.core.keepalived.weights import OWNER
 
 COUNTING = 8  # characters of a password
-NO_INTERFACE = "there is no interface %s here"
 AGENT = "ngxsync-agent"
-PLACED = re.compile(r"\((?:(\S.*?): )?Line (\d+)\) ")
-# what keepalived says of things that are judged here, in words of ours and with what mends them: the codes of which one was found
-COVERED = {
-    r"doesn't exist": ("no-interface",),
-    r"Non-existent interface": ("no-interface",),
-    r"will not work with initial state": ("master-nopreempt",),
-    r"[Tt]rack script .* not found": ("unknown-script",),
-    r"Disabling track script|cannot be accessed|Cannot find script|[Uu]nsafe permissions|not executable": (
-        "script-missing",
-        "script-not-executable",
-        "script-open",
-    ),
-    r"Truncating auth_pass": ("long-password",),
-    r"address family must match": ("vip-families",),
-    r"does not support authentication": ("auth-ignored", "strict"),
-}
-HARMLESS = re.compile(r"resolved by path search")
-OWN_INTERFACE = re.compile(r"\((.+)\) Ignoring track_interface (\S+) since own interface")
-NO_SECURITY = "script_security not enabled"
-UNFINISHED = re.compile(r"it was ended by signal \d+ before it was through")
+OF_SCRIPT = ("interval", "timeout", "weight", "rise", "fall", "user", "init_fail")
 
 
 def judge_side(side: Side) -> Iterator[Finding]:
@@ -67,56 +49,16 @@ def judge_reading(side: Side) -> Iterator[Finding]:
         yield Finding("no-conf", side.host, side.place, f"it cannot be read: {side.facts['why']}", mend)
         return
     for file, line, text in side.facts["problems"]:
-        mend = "see to that line; what it would say is not judged here"
-        yield Finding("not-followed", side.host, Place(file, line), text, mend, WARNING)
-    if not side.instances:
+        mend, state = "see to that line; what it would say is not judged here", WARNING
+        if not line and "executable" in text:
+            mend, state = f"chmod a-x {quote(file)}", FAILED
+        yield Finding("not-followed", side.host, Place(file, line), text, mend, state)
+    for each in side.unclosed:
+        what = f"{each.name} has no closing brace: keepalived takes what follows for a part of it, and leaves it out"
+        yield Finding("unclosed", side.host, each.place, what, f"}}   (after line {each.last.line})")
+    if not side.instances and not side.unclosed:
         mend = f"ngxsync keepalived render {side.host} > {side.place}"
         yield Finding("no-instance", side.host, side.place, "it has no vrrp_instance, so no address ever moves", mend)
-
-
-def judge_complaints(side: Side, known: Sequence[Finding]) -> Iterator[Finding]:
-    """What keepalived's own test says beyond what is `known`."""
-    again = f"keepalived --config-test -f {quote(side.facts['file'])}"
-    for line in side.facts["complaints"]:
-        if HARMLESS.search(line) or any(_is_said_by(each, line) for each in known):
-            continue
-        found = PLACED.match(line)
-        own = OWN_INTERFACE.match(line)
-        if NO_SECURITY in line:
-            what = "script security is off: keepalived runs a script as root that others can change"
-            mend = "enable_script_security" if side.globals.inside else "global_defs { enable_script_security }"
-            yield Finding("script-security", side.host, side.globals.place, what, mend, WARNING)
-        elif UNFINISHED.match(line):
-            what = f"what keepalived's own test says is not known here: {line}"
-            yield Finding("untested", side.host, side.place, what, f"unshare --pid --fork {again}", WARNING)
-        elif own:
-            what = f"{own[2]} is tracked in any case, and keepalived's own test refuses to be told so"
-            mend = f"take the line away: {own[2]}"
-            yield Finding("own-interface", side.host, _tracked_at(side, own[1], own[2]), what, mend, WARNING)
-        else:
-            place = Place(_file_of(side, found[1] or ""), int(found[2])) if found else side.place
-            what = f"keepalived says: {line[found.end() :] if found else line}"
-            yield Finding("keepalived-says", side.host, place, what, f"mend that line; then again: {again}")
-
-
-def _tracked_at(side: Side, name: str, interface: str) -> Place:
-    lines = (line for each in side.instances if each.name == name for line in each.node.lines("track_interface"))
-    return next((line.place for line in lines if line.name == interface), side.place)
-
-
-def _is_said_by(finding: Finding, line: str) -> bool:
-    if not any(finding.code in codes for text, codes in COVERED.items() if re.search(text, line)):
-        return False
-    return "doesn't exist" not in line or any(
-        NO_INTERFACE % word in finding.what for word in re.split(r"[\s'\"(),:]+", line)
-    )
-
-
-def _file_of(side: Side, said: str) -> str:
-    """keepalived names an included file as its include does: from the folder of the file that includes it."""
-    main = str(side.facts["file"])
-    known = (str(file) for file, _, _ in side.facts["statements"] if str(file).endswith(f"/{said}"))
-    return next(known, posixpath.join(posixpath.dirname(main), said)) if said else main
 
 
 def judge_firewall(side: Side) -> Iterator[Finding]:
@@ -214,19 +156,23 @@ def _state(side: Side, instance: Instance) -> Iterator[Finding]:
             what = f"state MASTER makes {name} (line {node.place.line}) mean nothing: at each start this host takes the VIP"
             yield Finding("master-nopreempt", side.host, instance.place_of("state"), what, "state BACKUP")
     closed = instance.node.get("no_accept")
-    if closed and instance.priority != 255:
+    if closed and instance.priority != OWNER:
         what = "this host drops what is sent to the VIP while it holds it: nobody reaches nginx there"
         yield Finding("no-accept", side.host, closed.place, what, "accept")
     strict = instance.is_strict
-    if strict and instance.priority != 255 and not instance.node.get("accept"):
+    if strict and instance.priority != OWNER and not instance.node.get("accept"):
         what = "in strict mode the host drops what is sent to the VIP, and knows neither password nor unicast peers"
         yield Finding("strict", side.host, strict.place, what, f"take the line away: {strict.name}")
 
 
 def _tracking(side: Side, instance: Instance) -> Iterator[Finding]:
-    if not instance.is_tracking:
+    # in FAULT a member takes its whole group along
+    takes_along = (each for other in side.members_with(instance) for each in other.tracked)
+    if not instance.is_tracking and not any(each.weight == 0 and each.is_known for each in takes_along):
         what = f"{instance.name} tracks no script: a dead nginx moves nothing"
-        mends = [f"track_script {{ {name} }}" for name in side.scripts]
+        group = side.group_of(instance.name)
+        zero = " weight 0" if group and not group.get("sync_group_tracking_weight") else ""
+        mends = [f"track_script {{ {name}{zero} }}" for name in side.scripts]
         mends += [f"track_process {{ {name} }}" for name in side.processes]
         mend = mends[0] if mends else "track_script { check_nginx }, with vrrp_script check_nginx as `render` writes it"
         yield Finding("no-track-script", side.host, instance.place, what, mend)
@@ -234,6 +180,14 @@ def _tracking(side: Side, instance: Instance) -> Iterator[Finding]:
         if each.is_reversed:
             what = f"a failed {each.name} raises the priority, since its weight is reversed: the VIP stays"
             yield Finding("weight-reversed", side.host, each.place, what, f"{each.line}weight {-abs(each.weight)}")
+        if each.weight and instance.priority == OWNER:
+            what = f"a failed {each.name} moves nothing: of a host with priority {OWNER} keepalived tracks nothing that has a weight"
+            why = "" if instance.node.get("priority") else ", and state MASTER without a priority has that"
+            yield Finding("weight-too-small", side.host, each.place, what + why, f"{each.line}weight 0")
+        group = side.group_of(instance.name)
+        if each.is_left_out and each.is_known and group:
+            what = f"keepalived tracks no {each.name} here: it has a weight, and vrrp_sync_group {group.value} ({group.place}) takes none"
+            yield Finding("weight-in-group", side.host, each.place, what, f"{each.line}weight 0")
         if not each.is_known:
             what = f"there is no vrrp_script {each.name}, and keepalived leaves it out"
             mend = " or ".join(side.scripts) or f"vrrp_script {each.name} {{ ... }}"
@@ -258,7 +212,12 @@ def judge_several(side: Side) -> Iterator[Finding]:
         if len(groups) > 1 or "" in groups:
             names = " ".join(each.name for each in side.instances)
             what = f"{names} are in no common vrrp_sync_group: each host may come to hold some of the VIPs"
-            mend = f"vrrp_sync_group all {{ group {{ {names} }} }}"
+            is_weighed = any(tracked.weight for each in side.instances for tracked in each.tracked)
+            mend = f"vrrp_sync_group all {{ group {{ {names} }} {'sync_group_tracking_weight ' if is_weighed else ''}}}"
+            if (
+                len({each.word("state") == "MASTER" for each in side.instances}) > 1
+            ):  # in a group these would pull it apart
+                mend = f"one state for all of them, and one host with the higher priority in all; then {mend}"
             yield Finding("no-sync-group", side.host, side.instances[1].place, what, mend, WARNING)
 
 
@@ -274,19 +233,56 @@ def _key(instance: Instance) -> tuple[object, ...]:
 
 def judge_scripts(side: Side) -> Iterator[Finding]:
     """Each fault of a command once, where it stands first."""
-    seen: set[Sequence[str]] = set()
+    seen: set[tuple[object, ...]] = set()
     for script in side.facts["scripts"]:
         for code, path, what in script["faults"]:
-            if (code, path) not in seen:
-                seen.add((code, path))
-                place = Place(script["file"], script["line"])
+            place, mend = Place(script["file"], script["line"]), _script_mend(side.host, code, path, script)
+            if code == "script-user":
+                place, mend = _user_of(side, script, place)
+            elif code == "script-unquoted":
+                mend = _all_of(side, script, place)
+            key = (place, mend) if code == "script-user" else (code, path)
+            if key not in seen:
+                seen.add(key)
                 told = what if path and path in what else f"{path}: {what}"
-                yield Finding(code, side.host, place, told, _script_mend(side.host, code, path, script))
+                yield Finding(code, side.host, place, told, mend)
 
 
-def _script_mend(host: str, code: str, path: str, script: dict[str, str]) -> str:
+def _words_at(side: Side, script: Mapping[str, Any], place: Place) -> list[str]:
+    """All of the line that names the command."""
+    found = (words for file, line, words in side.facts["statements"] if (file, line) == (place.file, place.line))
+    return next((words for words in found if words[0] == script["keyword"]), [])
+
+
+def _user_of(side: Side, script: Mapping[str, Any], place: Place) -> tuple[Place, str]:
+    """Where it is said who runs it, and the line that says it better."""
+    keyword, command = script["keyword"], script["command"]
+    rest = _words_at(side, script, place)[2:]
+    if keyword != "script" and rest:  # where a user is expected stands an argument, as a rule
+        return place, f'{keyword} "{" ".join([command, *rest])}"'
+    blocks = (node for node in side.nodes if any(line.place == place for line in node.inside))
+    said = next((node.get("user") for node in blocks if node.name == "vrrp_script"), None)
+    if said:
+        return said.place, "user root"
+    said = side.globals.get("script_user")
+    mend = "script_user root" if side.globals.inside else "global_defs { script_user root }"
+    return (said or side.globals).place, mend
+
+
+def _all_of(side: Side, script: Mapping[str, Any], place: Place) -> str:
+    """The line with its arguments in the quotes; or with each setting that stands on it in a line of its own."""
+    keyword, command = script["keyword"], script["command"]
+    rest = _words_at(side, script, place)[2:]
+    if rest[:1] and rest[0] in OF_SCRIPT:
+        return f'{keyword} "{command}"   (and each in a line of its own: {" ".join(rest)})'
+    return f'{keyword} "{" ".join([command, *rest])}"'
+
+
+def _script_mend(host: str, code: str, path: str, script: Mapping[str, Any]) -> str:
     if code == "script-missing" and path.endswith(AGENT):
         code = "agent-missing"
+    if code == "script-not-executable" and script["user"] != "root":
+        return f"chmod a+rx {quote(path)}"  # its interpreter has to read it, too
     mend = SCRIPT_MENDS.get(code, PUT_IT_THERE)
     name = posixpath.basename(path)
     return mend.format(host=host, path=path, quoted=quote(path), name=name, keyword=script["keyword"])
@@ -300,7 +296,5 @@ SCRIPT_MENDS = {
     "script-interpreter": "#!/bin/sh   (as the first line of {path}, or what it is written for)",
     "script-noexec": 'script "/usr/local/sbin/{name}"   (put it there)',
     "script-unreadable": "chmod go+r {quoted}",
-    "script-unquoted": '{keyword} "COMMAND WITH ITS ARGUMENTS"',
     "script-shell": 'write it into a file of root\'s with #!/bin/sh as its first line, and then {keyword} "/PATH/OF/IT"',
-    "script-user": "user root",
 }

@@ -9,7 +9,7 @@ from itertools import combinations
 from ngxsync.core.checkup import WARNING
 from ngxsync.core.keepalived.finding import NOWHERE, Finding
 from ngxsync.core.keepalived.side import Instance, Side, normal
-from ngxsync.core.keepalived.weights import moves_nothing
+from ngxsync.core.keepalived.weights import OWNER, moves_nothing
 
 Pair = tuple[Instance, Instance]
 
@@ -190,7 +190,7 @@ def _priorities(
         what = f"priority is {two.priority}, as on {first.host} ({one.place_of('priority')}): their addresses decide who holds the VIP"
         free = next((number for number in range(two.priority - 1, 0, -1) if number not in others), 2)
         yield Finding("equal-priorities", second.host, two.place_of("priority"), what, f"priority {free}")
-    strong, weak = ((first, one), (second, two))[:: 1 if one.priority >= two.priority else -1]
+    strong, weak = ((first, one), (second, two))[:: 1 if one.while_well() >= two.while_well() else -1]
     if any(weak[1].priority < priority < strong[1].priority for priority in others):
         return
     for failing, taking in ((strong, weak), (weak, strong)):
@@ -202,13 +202,15 @@ def _unmoved(side: Side, failing: Instance, other: Side, taking: Instance, *, is
     waits = bool(taking.node.get("nopreempt")) and taking.word("state") != "MASTER"
     for each in failing.tracked if is_stronger or waits else ():
         same = next((found for found in taking.tracked if found.name == each.name), None)
-        others = same.weight if same else 0
-        if each.is_reversed:
+        others = 0 if same is None or same.is_reversed else same.weight
+        if each.is_reversed or failing.priority == OWNER:
             continue  # said of its own host
-        found = moves_nothing(each.weight, failing.priority, taking.priority, nopreempt=waits, others=others)
+        higher, lower = (instance.while_well(without=each.name) for instance in (failing, taking))
+        found = moves_nothing(each.weight, higher, lower, nopreempt=waits, others=others)
         if found:
             what = f"a failed {each.name} moves nothing to {other.host}: {found.why} ({taking.place_of('priority')})"
-            yield Finding("weight-too-small", side.host, each.place, what, f"{each.line}weight {found.weight}")
+            both = "   (on both hosts)" if found.weight > 0 else ""
+            yield Finding("weight-too-small", side.host, each.place, what, f"{each.line}weight {found.weight}{both}")
 
 
 def judge_holders(sides: Sequence[Side], addresses: Sequence[str] = ()) -> Iterator[Finding]:

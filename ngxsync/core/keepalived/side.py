@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import ip_interface
@@ -10,72 +10,14 @@ from itertools import islice
 from typing import Any
 
 from ngxsync.core.keepalived.finding import Place
+from ngxsync.core.keepalived.nodes import Node, Unclosed, close_all, make_nodes
+from ngxsync.core.keepalived.weights import OWNER
 
-DEEPEST = 16  # blocks in one another
 MOST = 100  # instances that are looked at
+DEFAULT = 100  # priority
 MCAST = {4: "224.0.0.18", 6: "ff02::12"}
 # where it is tracked: what it is
 TRACKED = {"track_script": "vrrp_script", "track_process": "vrrp_track_process"}
-
-
-@dataclass(frozen=True)
-class Node:
-    """A line, with the lines of its block."""
-
-    place: Place
-    words: tuple[str, ...]
-    inside: tuple[Node, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return self.words[0]
-
-    @property
-    def value(self) -> str:
-        return self.words[1] if len(self.words) > 1 else ""
-
-    def all(self, name: str) -> list[Node]:
-        return [node for node in self.inside if node.name == name]
-
-    def get(self, name: str) -> Node | None:
-        """The last one counts."""
-        return next(iter(reversed(self.all(name))), None)
-
-    def lines(self, *names: str) -> list[Node]:
-        """The lines in these blocks."""
-        return [line for name in names for block in self.all(name) for line in block.inside]
-
-    def after(self, word: str) -> str:
-        """The word that follows this one on the line: "weight" of "chk weight 10"."""
-        return self.words[self.words.index(word) + 1] if word in self.words[:-1] else ""
-
-
-def make_nodes(statements: Iterable[Sequence[Any]]) -> tuple[Node, ...]:
-    """Of the agent's statements. A brace too many ends nothing; a block that begins with nothing, or lies too deep, is passed over."""
-    top: list[_Open] = []
-    blocks = [top]
-    for file, line, words in statements:
-        if words == ["{"]:
-            is_block = bool(blocks[-1]) and len(blocks) < DEEPEST
-            blocks.append(blocks[-1][-1].inside if is_block else [])
-        elif words == ["}"]:
-            del blocks[max(1, len(blocks) - 1) :]
-        else:
-            blocks[-1].append(_Open(Place(file, line), tuple(words), []))
-    return tuple(_closed(each) for each in top)
-
-
-@dataclass(frozen=True)
-class _Open:
-    """A node that is still read."""
-
-    place: Place
-    words: tuple[str, ...]
-    inside: list[_Open]
-
-
-def _closed(node: _Open) -> Node:
-    return Node(node.place, node.words, tuple(_closed(each) for each in node.inside))
 
 
 @dataclass(frozen=True)
@@ -105,6 +47,7 @@ class Tracked:
     line: str
     is_known: bool
     is_reversed: bool = False
+    is_left_out: bool = False  # by keepalived, since it has a weight and its instance is in a group
 
 
 @dataclass(frozen=True)
@@ -118,7 +61,6 @@ class Instance:
     excluded: tuple[Vip, ...]
     tracked: tuple[Tracked, ...]
     is_tracking: bool  # by whatever: a script, a process, a file
-    is_grouped: bool
     is_strict: Node | None
     group: str  # of multicast
 
@@ -140,7 +82,16 @@ class Instance:
 
     @property
     def priority(self) -> int:
-        return number(self.word("priority"), 100)
+        """Without one, state MASTER makes it the owner of the address; one that is none is DEFAULT [measured with 2.2.7]."""
+        if not self.node.get("priority"):
+            return OWNER if self.word("state") == "MASTER" else DEFAULT
+        said = number(self.word("priority"), DEFAULT)
+        return said if 1 <= said <= OWNER else DEFAULT
+
+    def while_well(self, *, without: str = "") -> int:
+        """The priority with what is tracked, but this, in order: each positive weight is then added."""
+        found = (each for each in self.tracked if each.is_known and not each.is_reversed and each.name != without)
+        return self.priority + sum(max(0, each.weight) for each in found)
 
     @property
     def addresses(self) -> frozenset[str]:
@@ -178,6 +129,7 @@ class Side:
     host: str
     facts: Mapping[str, Any]
     nodes: tuple[Node, ...] = field(default=())
+    unclosed: tuple[Unclosed, ...] = field(default=())
 
     @property
     def place(self) -> Place:
@@ -210,6 +162,11 @@ class Side:
         members = [(group, {word for line in group.lines("group") for word in line.words}) for group in self.groups]
         return next((group for group, names in members if instance in names), None)
 
+    def members_with(self, instance: Instance) -> list[Instance]:
+        """The others of its group, with which it moves."""
+        group = self.group_of(instance.name)
+        return [each for each in self.instances if group and each is not instance and self.group_of(each.name) is group]
+
     @property
     def scripts(self) -> list[str]:
         return [node.value for node in self.nodes if node.name == "vrrp_script"]
@@ -224,7 +181,8 @@ class Side:
 
 
 def make_side(host: str, facts: Mapping[str, Any]) -> Side:
-    return Side(host, facts, make_nodes(facts["statements"]))
+    statements, unclosed = close_all(facts["statements"])
+    return Side(host, facts, make_nodes(statements), tuple(unclosed))
 
 
 def _instance(side: Side, node: Node) -> Instance:
@@ -244,7 +202,6 @@ def _instance(side: Side, node: Node) -> Instance:
         excluded=tuple(_vips(node, "virtual_ipaddress_excluded")),
         tracked=tuple(_tracked(side, node, group)),
         is_tracking=any(block.lines("track_script", "track_process", "track_file") for block in blocks),
-        is_grouped=group is not None,
         is_strict=None if strict is None or strict.value in ("off", "false", "no") else strict,
         group=mcast.value if mcast else MCAST[family],
     )
@@ -260,7 +217,7 @@ def _vips(node: Node, name: str) -> Iterator[Vip]:
 
 
 def _tracked(side: Side, node: Node, group: Node | None) -> Iterator[Tracked]:
-    """In a group the members' weights do not count: what they track takes all of them down together."""
+    """A script with a weight that a member of a group tracks is left out; of the group itself it counts [measured with 2.2.7]."""
     counts = not group or any(group.get(word) for word in ("sync_group_tracking_weight", "global_tracking"))
     for block in (node, *([group] if group else ())):
         for kind, described in TRACKED.items():
@@ -268,11 +225,17 @@ def _tracked(side: Side, node: Node, group: Node | None) -> Iterator[Tracked]:
                 found = side.named(described, line.name)
                 if found is not None or kind == "track_script":  # an earlier agent does not tell of processes
                     tracked = _one_tracked(line, found)
-                    yield tracked if counts or block is group else replace(tracked, weight=0)
+                    is_left_out = not counts and block is node and kind == "track_script" and tracked.weight != 0
+                    yield _left_out(tracked, line) if is_left_out else tracked
         if counts or block is group:
             own = node.get("interface")  # tracked in any case, and never by a weight
             links = [line for line in block.lines("track_interface") if own is None or line.name != own.value]
             yield from (_one_tracked(line, line) for line in links if line.after("weight"))
+
+
+def _left_out(tracked: Tracked, line: Node) -> Tracked:
+    """Mended where it is tracked: what describes it may serve others, too."""
+    return replace(tracked, weight=0, place=line.place, line=f"{line.name} ", is_reversed=False, is_left_out=True)
 
 
 def _one_tracked(line: Node, found: Node | None) -> Tracked:

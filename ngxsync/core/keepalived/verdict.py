@@ -10,7 +10,7 @@ from ngxsync.core.config import Config
 from ngxsync.core.keepalived.finding import Finding
 from ngxsync.core.keepalived.judge_side import judge_side
 from ngxsync.core.keepalived.judge_sides import judge_each_pair, judge_holders, judge_sides
-from ngxsync.core.keepalived.side import Side
+from ngxsync.core.keepalived.side import Side, normal
 
 COMMAND = "keepalived check"
 
@@ -48,14 +48,18 @@ def _configured(config: Config, side: Side) -> Iterator[Finding]:
 
 
 def source_addresses(side: Side) -> list[str]:
-    """Where its adverts come from: the addresses of its instances' interfaces that do not move."""
-    interfaces = {each.interface for each in side.instances}
+    """Where its adverts come from: what each instance says, else the first address of its interface and family that does not move."""
     moving = {address for each in side.instances for address in each.addresses}
-    said = [each.word("unicast_src_ip") for each in side.instances]
-    found = [
-        address for interface, address in side.facts["carried"] if interface in interfaces and address not in moving
-    ]
-    return sorted({*found, *(address for address in said if address in side.addresses)})
+    found = set()
+    for each in side.instances:
+        said = normal(each.word("unicast_src_ip") or each.word("mcast_src_ip"))
+        own = (
+            address
+            for interface, address in side.facts["carried"]
+            if interface == each.interface and (":" in address) == (each.family == 6) and address not in moving
+        )
+        found.add(said if said in side.addresses else next(own, ""))
+    return sorted(found - {""})
 
 
 def as_checks(sides: Sequence[Side], findings: Sequence[Finding]) -> list[Check]:

@@ -17,32 +17,36 @@ class Unmoved:
 
 
 def moves_nothing(
-    weight: int, higher: int, lower: int, *, nopreempt: bool = False, others: int | None = None
+    weight: int,
+    higher: int,
+    lower: int,
+    *,
+    nopreempt: bool = False,
+    others: int | None = None,
 ) -> Unmoved | None:
     """None where a failed check of the host with the higher priority gives the VIP to the other one.
 
     Without a weight it does: the host is then in FAULT. Equal priorities bridge nothing: nobody gives way to an equal.
-    `others` is the weight of the same check on the other host, where it is another one: a positive one is added there, so that
-    no positive one mends this host alone.
+    `higher` and `lower` are what the two have without this check, positive weights of others included. `others` is the weight of
+    the same check on the other host, where it is another one: a positive one is added there, so that no positive one mends this
+    host alone.
     """
     if weight == 0:
         return None
     if nopreempt:
         return Unmoved("with nopreempt the other host does not take the VIP from one that still advertises", 0)
-    if higher == OWNER and weight < 0:
-        return Unmoved(f"priority {OWNER} is never lowered", 0)
-    gap = higher - lower
-    if weight < 0:
-        left, other = _within(higher + weight), lower
-    else:
-        left, other = higher, _within(lower + max(0, weight if others is None else others))
+    added = max(0, weight if others is None else others)
+    left, other = _within(higher + min(0, weight)), _within(lower + added)
     if left < other:
         return None
     why = f"weight {weight} leaves {left} against {other} of the other host"
-    needed = gap + 1
-    if weight < 0 or others is not None:
-        return Unmoved(why, -needed if higher - needed >= LEAST and higher < OWNER else 0)
-    return Unmoved(why, needed if lower + needed <= MOST else 0)
+    needed = higher - lower + 1
+    if 0 < weight == (weight if others is None else others) and lower + needed <= MOST:
+        return Unmoved(why, needed)
+    if others is None and weight > 0:
+        return Unmoved(why, 0)
+    needed = max(1, higher - other + 1)
+    return Unmoved(why, -needed if higher - needed >= LEAST else 0)
 
 
 def _within(priority: int) -> int:
