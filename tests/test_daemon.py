@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -377,6 +378,18 @@ def test_a_pause_holds_also_a_run_that_has_begun(pair: Pair) -> None:
         stop.wait()
         assert pair.ngxsync("pause", "new disk").returncode == 0
         stop.release()
+        daemon.wait_for("web2 paused")
+        assert answer(pair.web2, "/", "x") == (200, BASE_TREE["html/index.html"])
+
+
+def test_a_pause_holds_also_a_run_that_waits_for_the_end_of_a_burst(pair: Pair) -> None:
+    with synced(pair, sync=f"{QUIET}\nsettle = 6s\nmax_wait = 6s") as daemon:
+        write(pair.web1, "html/index.html", "saved before the pause")
+        record = pair.web1.path("/var/lib/ngxsync/master/peers/web2.json")
+        wait_until(lambda: json.loads(record.read_text()).get("open_run"), "the run is about to ask web2")
+        lock = pair.web2.path("/var/lib/ngxsync/peer/transaction.lock")
+        wait_until(lambda: lock.stat().st_size, "web2 waits for the word to begin")
+        assert pair.ngxsync("pause", "new disk").returncode == 0
         daemon.wait_for("web2 paused")
         assert answer(pair.web2, "/", "x") == (200, BASE_TREE["html/index.html"])
 
