@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -214,6 +215,33 @@ def test_a_dead_peer_delays_no_other() -> None:
             wait_until(lambda: last_status(daemon) == "unreachable: web2; in-sync: web3", "systemd is told")
     finally:
         pair.close()
+
+
+def test_what_was_done_on_one_peer_is_recorded_though_another_was_given_up() -> None:
+    pair = make_pair(3)
+    try:
+        pair.write_config(sync=QUIET)
+        assert pair.ngxsync("sync", "--yes").returncode == 0
+        with pair.daemon() as daemon:
+            daemon.wait_for("web2 in-sync")
+            daemon.wait_for("web3 in-sync")
+            pair.web3.vanish_from(pair.web1)
+            write(pair.web1, "html/index.html", "on web2 alone")
+            daemon.wait_for("web2 applied")
+            daemon.signal(signal.SIGHUP)
+            daemon.wait_for("configuration taken")
+            assert not lines_with(daemon, "web3 unreachable")
+            assert "change" in pair.ngxsync("history").stdout
+            assert "html/index.html" in pair.ngxsync("history", recorded_of(daemon, "web2 applied")).stdout
+    finally:
+        pair.close()
+
+
+def recorded_of(daemon: Daemon, text: str) -> str:
+    """The run that this line of the log is about."""
+    found = re.search(r"run (\d{8}-[0-9a-f]+)", lines_with(daemon, text)[0])
+    assert found is not None
+    return found[1]
 
 
 def test_sighup_takes_a_new_configuration(pair: Pair) -> None:
