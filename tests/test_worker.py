@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from ngxsync.core.model import PeerResult, Projection, Snapshot
 from ngxsync.daemon.worker import Task, Worker
 from ngxsync.flow.interfaces import Named, Options, Prepared, Validation
 from tests.host import PATIENCE_S
+from tests.hosts import wait_until
 
 PREPARED = Prepared("00000001-aa", Snapshot({}, Projection(())), Validation(True), Named())
 
@@ -77,3 +79,20 @@ def test_only_a_transaction_is_waited_for_at_the_end() -> None:
         assert not worker.is_committed
     finally:
         may_go.set()
+
+
+def test_a_host_without_memory_for_one_more_process_keeps_its_thread() -> None:
+    knocked = threading.Event()
+
+    def knock() -> None:
+        knocked.set()
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")  # as subprocess and tempfile raise it
+
+    worker = worker_of(knock)
+    worker.start()
+    worker.warm()
+    assert knocked.wait(PATIENCE_S)
+    run_once(worker)
+    assert worker.is_alive()
+    worker.stop()
+    wait_until(lambda: not worker.is_alive(), "it ends")

@@ -182,7 +182,7 @@ class Worker:
         self._is_warming = False
         if self.latest is not None and self.latest.outcome == model.UNREACHABLE:
             return
-        with suppress(NgxsyncError):  # the run itself says so
+        with suppress(NgxsyncError, OSError):  # the run itself says so
             for verb in VERBS:
                 self._peer.warm(verb)
 
@@ -247,7 +247,7 @@ class Worker:
         if self.latest is not None and self.latest.outcome == model.UNREACHABLE:
             try:
                 self._peer.warm("scan")
-            except NgxsyncError:
+            except (NgxsyncError, OSError):  # the peer is away, or this host has no room for one more process or file
                 self._retry_at = self._clock() + self._probes.next_delay()
                 return
         self._retry(self.name)
