@@ -47,8 +47,8 @@ def caught_signals() -> Iterator[Signals]:
     """SIGTERM, SIGINT, SIGHUP and SIGUSR1 arrive here instead of ending the process. In the main thread only."""
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
+    former = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)  # first: no signal that is caught is lost
     before = {number: signal.signal(number, lambda _number, _frame: None) for number in HANDLED}
-    former = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     try:
         yield Signals(receiver)
     finally:
