@@ -309,6 +309,24 @@ def test_sigterm_gives_up_what_has_not_begun(pair: Pair) -> None:
     assert pair.ngxsync("status", "--exit-code").returncode == 0
 
 
+def test_a_command_that_is_ended_with_the_daemon_is_run_once_more(pair: Pair) -> None:
+    """systemd ends what the daemon leaves behind: the event is not noted as told."""
+    with synced(pair):
+        pass
+    told = pair.web1.path("/srv/told")
+    pair.write_config(sync=QUIET, more="[ngxsync]\non_event = cat >>/srv/told; exec sleep 600\n")
+    with pair.daemon() as daemon:
+        daemon.wait_for("web2 in-sync")
+        write(pair.web1, "conf/vhosts/shop.conf", "server { listen 80 }\n")
+        wait_until(lambda: told.exists() and told.read_text().endswith("\n"), "the command has its event")
+        daemon.stop()
+    pair.write_config(sync=QUIET, more="[ngxsync]\non_event = cat >>/srv/told\n")
+    with pair.daemon():
+        wait_until(lambda: told.read_text().splitlines()[1:], "a command is run")
+    first, second = told.read_text().splitlines()[:2]
+    assert first == second
+
+
 def test_an_edit_without_an_event_is_found_by_check_every(pair: Pair) -> None:
     """Here a write through a hard link from outside the tree; what lies in one file system has to be below the root."""
     with synced(pair, sync="check_every = 1s\nschedule = no\nexclude = /outside/") as daemon:

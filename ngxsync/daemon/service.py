@@ -94,6 +94,7 @@ class Daemon:
                 self._beat()
         finally:
             service.stopping("stopping")
+            self._crew.mailer.end()
             self._end(self._crew)
             for state_dir in self._owned_dirs:
                 take_no_word(state_dir)
