@@ -10,6 +10,7 @@ from typing import Any
 from ngxsync.core.model import PeerResult, Projection, Snapshot
 from ngxsync.daemon.worker import Task, Worker
 from ngxsync.flow.interfaces import Named, Options, Prepared, Validation
+from ngxsync.flow.outcomes import Superseded
 from tests.host import PATIENCE_S
 from tests.hosts import wait_until
 
@@ -28,9 +29,11 @@ class Peer:
 
 
 class Pipeline:
-    """Every run begins a transaction, and ends well."""
+    """Every run begins a transaction, and ends well, unless the trees moved on."""
 
-    def run_peer(self, peer: Peer, _prepared: Prepared, options: Options) -> PeerResult:
+    def run_peer(self, peer: Peer, prepared: Prepared, options: Options) -> PeerResult:
+        if options.gate is not None and not options.gate(prepared):
+            raise Superseded("the trees changed meanwhile")
         options.brake.pass_by(peer.name)
         return PeerResult(peer.name, "standby", "standby")
 
@@ -44,7 +47,8 @@ class Tally:
     def add(self, _result: PeerResult, **_more: Any) -> None:
         self.told.set()
 
-    def leave_out(self, _name: str, **_more: Any) -> None: ...
+    def leave_out(self, _name: str, **_more: Any) -> None:
+        self.told.set()
 
 
 def worker_of(knock: Callable[[], None]) -> Worker:
@@ -55,9 +59,9 @@ def worker_of(knock: Callable[[], None]) -> Worker:
     )
 
 
-def run_once(worker: Worker) -> None:
+def run_once(worker: Worker, *, is_settled: bool = True) -> None:
     tally: Any = Tally()
-    worker.submit(Task(PREPARED, Options(), 0.0, tally, lambda _prepared: True))
+    worker.submit(Task(PREPARED, Options(), 0.0, tally, lambda _prepared: is_settled))
     assert tally.told.wait(PATIENCE_S)
 
 
@@ -96,3 +100,14 @@ def test_a_host_without_memory_for_one_more_process_keeps_its_thread() -> None:
     assert worker.is_alive()
     worker.stop()
     wait_until(lambda: not worker.is_alive(), "it ends")
+
+
+def test_a_look_that_a_run_put_off_is_made_though_that_run_was_given_up() -> None:
+    """An edit that this host refuses follows it: no run on the peer asks again."""
+    worker = worker_of(lambda: None)
+    worker._looker.start = lambda: None  # type: ignore[method-assign]
+    worker._looker.ask()
+    worker.start()
+    run_once(worker, is_settled=False)
+    assert worker._looker._due is not None
+    worker.stop()

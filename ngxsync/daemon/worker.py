@@ -206,6 +206,7 @@ class Worker:
         try:
             result = self._pipeline.run_peer(self._peer, task.prepared, options)
         except Superseded:
+            self._looker.go_on()  # where what follows is refused here no run asks again
             task.tally.leave_out(self.name, started=task.started)
             return
         except Exception:  # noqa: BLE001 - the outermost place of this thread; a bug, and the daemon goes on
