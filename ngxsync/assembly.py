@@ -84,13 +84,14 @@ class MasterHost:
 
     def places(self) -> tuple[Path, Path]:
         """(main configuration file, prefix) as this host's nginx has them; as configured where none can be run."""
-        if self._places is None:
+        places = self._places  # another thread's test may find no nginx meanwhile
+        if places is None:
             answer = self.local.call("which", {})
             conf, prefix = (
                 (answer["conf"], answer["prefix"]) if answer["ok"] else (self.config.nginx.conf, self.config.nginx.root)
             )
-            self._places = Path(conf), Path(prefix)
-        return self._places
+            self._places = places = Path(conf), Path(prefix)
+        return places
 
     def named(self) -> Named:
         from ngxsync.edges.nginxconf import ConfReader
@@ -115,11 +116,11 @@ class MasterHost:
             problems = explain(*self.places())
             passed = not any(problem.level == "error" for problem in problems)
             return Validation(passed, problems, 0.0, "crossplane")
-        self._places = Path(answer["conf"]), Path(answer["prefix"])
+        self._places = places = Path(answer["conf"]), Path(answer["prefix"])
         problems = problems_from(answer)
         if not answer["passed"]:
             known = {(problem.file, problem.line) for problem in problems}
-            more = [p for p in explain(*self._places) if (p.file, p.line) not in known]
+            more = [p for p in explain(*places) if (p.file, p.line) not in known]
             problems = (*with_hints(problems), *more)
         return Validation(bool(answer["passed"]), problems, float(answer["seconds"]), "nginx", str(answer["binary"]))
 

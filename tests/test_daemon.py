@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -215,6 +217,33 @@ def test_a_dead_peer_delays_no_other() -> None:
         pair.close()
 
 
+def test_what_was_done_on_one_peer_is_recorded_though_another_was_given_up() -> None:
+    pair = make_pair(3)
+    try:
+        pair.write_config(sync=QUIET)
+        assert pair.ngxsync("sync", "--yes").returncode == 0
+        with pair.daemon() as daemon:
+            daemon.wait_for("web2 in-sync")
+            daemon.wait_for("web3 in-sync")
+            pair.web3.vanish_from(pair.web1)
+            write(pair.web1, "html/index.html", "on web2 alone")
+            daemon.wait_for("web2 applied")
+            daemon.signal(signal.SIGHUP)
+            daemon.wait_for("configuration taken")
+            assert not lines_with(daemon, "web3 unreachable")
+            assert "change" in pair.ngxsync("history").stdout
+            assert "html/index.html" in pair.ngxsync("history", recorded_of(daemon, "web2 applied")).stdout
+    finally:
+        pair.close()
+
+
+def recorded_of(daemon: Daemon, text: str) -> str:
+    """The run that this line of the log is about."""
+    found = re.search(r"run (\d{8}-[0-9a-f]+)", lines_with(daemon, text)[0])
+    assert found is not None
+    return found[1]
+
+
 def test_sighup_takes_a_new_configuration(pair: Pair) -> None:
     with synced(pair) as daemon:
         assert "earlier" not in pair.ngxsync("status").stdout
@@ -278,6 +307,24 @@ def test_sigterm_gives_up_what_has_not_begun(pair: Pair) -> None:
         assert manifest_of(pair.web2) == before
         assert not lines_with(daemon, "error:")
     assert pair.ngxsync("status", "--exit-code").returncode == 0
+
+
+def test_a_command_that_is_ended_with_the_daemon_is_run_once_more(pair: Pair) -> None:
+    """systemd ends what the daemon leaves behind: the event is not noted as told."""
+    with synced(pair):
+        pass
+    told = pair.web1.path("/srv/told")
+    pair.write_config(sync=QUIET, more="[ngxsync]\non_event = cat >>/srv/told; exec sleep 600\n")
+    with pair.daemon() as daemon:
+        daemon.wait_for("web2 in-sync")
+        write(pair.web1, "conf/vhosts/shop.conf", "server { listen 80 }\n")
+        wait_until(lambda: told.exists() and told.read_text().endswith("\n"), "the command has its event")
+        daemon.stop()
+    pair.write_config(sync=QUIET, more="[ngxsync]\non_event = cat >>/srv/told\n")
+    with pair.daemon():
+        wait_until(lambda: told.read_text().splitlines()[1:], "a command is run")
+    first, second = told.read_text().splitlines()[:2]
+    assert first == second
 
 
 def test_an_edit_without_an_event_is_found_by_check_every(pair: Pair) -> None:
@@ -377,6 +424,18 @@ def test_a_pause_holds_also_a_run_that_has_begun(pair: Pair) -> None:
         stop.wait()
         assert pair.ngxsync("pause", "new disk").returncode == 0
         stop.release()
+        daemon.wait_for("web2 paused")
+        assert answer(pair.web2, "/", "x") == (200, BASE_TREE["html/index.html"])
+
+
+def test_a_pause_holds_also_a_run_that_waits_for_the_end_of_a_burst(pair: Pair) -> None:
+    with synced(pair, sync=f"{QUIET}\nsettle = 6s\nmax_wait = 6s") as daemon:
+        write(pair.web1, "html/index.html", "saved before the pause")
+        record = pair.web1.path("/var/lib/ngxsync/master/peers/web2.json")
+        wait_until(lambda: json.loads(record.read_text()).get("open_run"), "the run is about to ask web2")
+        lock = pair.web2.path("/var/lib/ngxsync/peer/transaction.lock")
+        wait_until(lambda: lock.stat().st_size, "web2 waits for the word to begin")
+        assert pair.ngxsync("pause", "new disk").returncode == 0
         daemon.wait_for("web2 paused")
         assert answer(pair.web2, "/", "x") == (200, BASE_TREE["html/index.html"])
 

@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from ngxsync.agent.store import Damaged, Store
 from ngxsync.core.excludes import compile_excludes
 from ngxsync.core.model import Projection, Snapshot
 from ngxsync.edges.local import KNOWN, LocalHost, ScanFailed
+from tests.host import PATIENCE_S
+from tests.hosts import wait_until
 
 LONG_AGO = 1_600_000_000 * 10**9
 
@@ -544,3 +548,18 @@ def test_a_snapshot_id_is_over_lines_of_json(manifest: Manifest) -> None:
     lines = [json.dumps([path, list(content_key(manifest[path]))]) + "\n" for path in sorted(manifest)]
     expected = hashlib.sha256("".join([json.dumps({"owners": True}), *lines]).encode("ascii")).hexdigest()
     assert snapshot_id(manifest, {"owners": True}) == expected
+
+
+def test_a_warm_interpreter_whose_time_is_over_as_it_is_asked_fails_no_run(tmp_path: Path) -> None:
+    """It waits a minute for its request, and that comes then."""
+    host = LocalHost("web1", {}, tmp_path / "state")
+    host.warm()
+    spare = host._spare
+    assert spare is not None
+    os.kill(spare.pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(host.call, "validate", {})
+        wait_until(lambda: host._spare is None, "it is asked")
+        os.kill(spare.pid, signal.SIGALRM)
+        os.kill(spare.pid, signal.SIGCONT)
+        assert "ok" in asked.result(PATIENCE_S)

@@ -283,6 +283,32 @@ def test_a_warm_interpreter_ends_with_the_link(link: Link, sshd: Sshd) -> None:
     until(lambda: waiting_agents(sshd, link) == [], "it ends with the link")
 
 
+def test_a_connection_that_is_asked_for_while_the_link_closes_is_not_left_open(link: Link) -> None:
+    class Meeting:
+        """The link is closed by another thread in the last moment in which this one has the lock."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+            self.acquire, self.release = self._lock.acquire, self._lock.release
+
+        def __enter__(self) -> None:
+            self._lock.acquire()
+
+        def __exit__(self, *_error: object) -> None:
+            closing = threading.Thread(target=link.close)
+            closing.start()
+            closing.join()
+            self._lock.release()
+
+    link.call("hello", {}, timeout_s=30)
+    wire, lock = link._wire, Meeting()
+    assert wire is not None
+    link._lock = lock  # type: ignore[assignment]
+    with pytest.raises(PeerUnreachable, match="closed meanwhile"):
+        link.call("hello", {}, timeout_s=30)
+    assert not wire.is_open
+
+
 def test_a_warm_interpreter_that_nobody_uses_ends(link: Link, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ngxsync.edges.link.WARM_S", 0.5)
     link.call("echo", {}, timeout_s=10, install=True)

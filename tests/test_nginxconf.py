@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from ngxsync.agent.nginxtest import parse_nginx_t
 from ngxsync.core.model import Problem
 from ngxsync.edges.nginxconf import ConfReader, Payloads, explain, parse_text, with_hints
 from tests.broken_cases import BASE, CASES, INCLUDE_CYCLE, MAIN, MASTER_ADDRESS, OUTSIDE, PEER_ONLY, VHOST, BrokenCase
+from tests.host import PATIENCE_S
+
+BLOCKED_S = 2.0  # for a thread that the other one may have to wait for
 
 NGINX = "/usr/sbin/nginx"
 CONF = Path(MAIN)
@@ -413,3 +417,40 @@ def test_what_the_reader_parsed_is_not_parsed_again(tree: Path) -> None:
         assert parse_text(text, kept) == parse_text(text)
     other = parse_text(b"gzip on;", {b"gzip on;": [{"directive": "kept", "args": [], "line": 1}]})
     assert "not what crossplane takes it for" in other.problem, "taken from what was kept, and looked at all the same"
+
+
+def test_two_threads_may_ask_at_once_and_each_is_told_what_it_found(tmp_path: Path) -> None:
+    """The preparing loop, a peer's thread and a look share one reader; what began before an edit takes no other's answer away."""
+    conf = tmp_path / "nginx.conf"
+    conf.write_text("error_log before.log;\n")
+    former_reads, later_ends, former_ended = threading.Event(), threading.Event(), threading.Event()
+
+    class Cache(type(tmp_path)):  # type: ignore[misc]
+        @property
+        def parent(self) -> Path:
+            """Where what was found is about to be kept."""
+            if threading.current_thread() is not former:
+                later_ends.set()
+                former_ended.wait(BLOCKED_S)
+            return Path(super().parent)
+
+    def now() -> float:
+        if threading.current_thread() is former and not former_reads.is_set():
+            former_reads.set()
+            later_ends.wait(BLOCKED_S)
+        return time.time()
+
+    def ask() -> None:
+        found.append([item.path for item in reader.named_files(conf, tmp_path)])
+        former_ended.set()
+
+    found: list[list[str]] = []
+    reader = ConfReader(Cache(tmp_path / "cache"), now=now)
+    former = threading.Thread(target=ask)
+    former.start()
+    assert former_reads.wait(PATIENCE_S)
+    conf.write_text("error_log after.log;\n")
+    assert [item.path for item in reader.named_files(conf, tmp_path)] == [str(tmp_path / "after.log")]
+    former.join()
+    assert found == [[str(tmp_path / "before.log")]]
+    assert [item.path for item in reader.named_files(conf, tmp_path)] == [str(tmp_path / "after.log")]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,8 @@ import pytest
 
 from ngxsync.agent.notice import parse_word
 from tests.agent import Agent, agent_argv
-from tests.hosts import Host, wait_until
+from tests.host import PATIENCE_S
+from tests.hosts import PROJECT, Host, wait_until
 from tests.installed import AGENT, PYTHON, STATE, check_nginx, install_agent, notify
 from tests.moments import JOURNAL, kill_run, let_go_on, stop_at
 from tests.pair import ROOT, Pair
@@ -146,6 +151,62 @@ def test_each_word_once_or_twice_in_any_order_by_what_is_found(host: Host) -> No
     settle(host)
     assert told(host) == ["master", "backup", "fault", "stop"], "a word alone makes no master"
     assert json.loads(host.path(f"{STATE}/role.json").read_text())["role"] == "stop"
+
+
+# as the daemon does it
+LOOKS = f"""
+import sys
+from ngxsync.core.config import load_config
+from ngxsync.edges.vip import Direction
+text = "[peer web9]\\nhost = 192.0.2.9\\nidentity = /k\\n[vrrp]\\nvip = {VIP}\\n"
+direction = Direction(load_config(text, "c.ini"), "web2", True)
+standing = direction.standing()
+print("found", bool(standing.tenure), flush=True)
+direction.note(standing)
+"""
+
+
+@contextmanager
+def held_role(host: Host) -> Iterator[Callable[[], bool]]:
+    """Somebody else notes a role just now; whether anybody waits for that."""
+    lock = host.path(f"{STATE}/role.lock")
+    with lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        about = re.compile(rf"-> FLOCK .*:{lock.stat().st_ino} ")
+        yield lambda: bool(about.search(Path("/proc/locks").read_text()))
+
+
+def noted(host: Host) -> str:
+    return str(json.loads(host.path(f"{STATE}/role.json").read_text())["role"])
+
+
+def test_a_vip_that_goes_while_a_role_waits_to_be_noted(host: Host) -> None:
+    give(host)
+    with held_role(host) as is_waited_for:
+        say(host, "MASTER")
+        wait_until(is_waited_for, "notify waits for the lock")
+        take(host)
+    settle(host)
+    assert (told(host), noted(host)) == ([], "backup")
+
+
+def test_a_vip_that_comes_while_a_role_waits_to_be_noted(host: Host) -> None:
+    with held_role(host) as is_waited_for:
+        say(host, "BACKUP")
+        wait_until(is_waited_for, "notify waits for the lock")
+        give(host)
+    settle(host)
+    assert (told(host), noted(host)) == (["master"], "master")
+
+
+def test_a_vip_that_goes_while_the_daemon_waits_to_note_it(host: Host) -> None:
+    give(host)
+    with held_role(host) as is_waited_for:
+        daemon = host.popen([sys.executable, "-c", LOOKS], env={"PYTHONPATH": str(PROJECT)}, stdout=subprocess.PIPE)
+        wait_until(is_waited_for, "the daemon waits for the lock")
+        take(host)
+    assert daemon.communicate(timeout=PATIENCE_S)[0] == "found True\n"
+    assert (told(host), noted(host)) == ([], "backup")
 
 
 def is_worked_on(host: Host) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,24 @@ def test_a_run_of_its_own_that_begins_late_is_no_other_masters(tmp_path: Path, b
     pipeline = Pipeline(CONFIG, Here(), {"web2": Late(begins_before)}, state, random_hex=lambda: "ab")
     (result,) = pipeline.run(Options()).peers
     assert (result.outcome, result.code) == (model.APPLIED, ""), result
+
+
+@pytest.mark.parametrize(("held_by", "word"), [("a look", model.REFUSED), ("a run", model.APPLIED)])
+def test_what_failed_here_is_told_of_a_peer_that_is_just_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_by: str, word: str
+) -> None:
+    """A look has the peer's lock for a moment, and then status says what failed; a run that ended meanwhile knows more."""
+    state = MasterState(tmp_path / "master", time.time)
+    pipeline = Pipeline(CONFIG, NOBODY, {}, state, random_hex=str)
+    held = ExitStack()
+    held.enter_context(state.lock("web2", 0.0))
+
+    def it_ends(_seconds: float) -> None:
+        if held_by == "a run":
+            state.note_result("web2", "00000002-ab", PeerResult("web2", model.APPLIED))
+        held.close()
+
+    monkeypatch.setattr("ngxsync.edges.state.time.sleep", it_ends)
+    refused = RunResult("00000001-ab", "change", outcome=model.REFUSED, exit=3)
+    pipeline.note_failed("web2", refused, Options())
+    assert state.load_peer("web2").last_outcome == word

@@ -21,6 +21,7 @@ from ngxsync.core.errors import Message
 from ngxsync.core.wording import escaped
 from ngxsync.edges import service
 from ngxsync.edges.service import StatusLine, sd_notify, setup_logging, watchdog_interval_s
+from tests.host import PATIENCE_S
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -237,6 +238,44 @@ logger = logging.getLogger("ngxsync")
 for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL, logging.ERROR + 5):
     logger.log(level, "one\\n<0>two")
 """
+
+
+def test_a_line_of_another_thread_is_not_lost_while_the_format_is_replaced() -> None:
+    class Former(logging.StreamHandler[io.StringIO]):
+        """When it ends somebody logs just then."""
+
+        def close(self) -> None:
+            thread = threading.Thread(target=logger.info, args=("web2 applied",))
+            thread.start()
+            thread.join(PATIENCE_S)
+            super().close()
+
+    stream, logger = io.StringIO(), logging.getLogger("ngxsync.daemon")
+    setup_logging("text", stream=io.StringIO())
+    logging.getLogger().handlers = [Former(io.StringIO())]
+    logger.info("started")
+    setup_logging("json", stream=stream)
+    assert json.loads(stream.getvalue())["message"] == "web2 applied"
+
+
+SIGNALLED = """
+import os, signal, sys
+from ngxsync.daemon.service import HANDLED, caught_signals
+install = signal.signal
+def at_once(number, handler):
+    former = install(number, handler)
+    os.kill(os.getpid(), number)
+    return former
+signal.signal = at_once
+with caught_signals() as signals:
+    signal.signal = install
+    print(sorted(signals.wait(5.0) for _ in HANDLED) == sorted(HANDLED))
+"""
+
+
+def test_a_signal_that_comes_as_soon_as_it_is_caught_is_not_lost() -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 def journal_lines(log_format: str, journal: str) -> list[str]:

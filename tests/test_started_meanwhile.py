@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ngxsync.agent import journal
+from ngxsync.agent.starter import is_left_open
+from ngxsync.agent.store import Store
 from tests.agent import STATE, Agent
 from tests.hosts import Host, wait_until
 from tests.pair import ROOT, Pair, manifest_of, write_tree
@@ -98,3 +103,23 @@ def test_a_sync_waits_for_a_start_that_takes_long(synced: Resident) -> None:
         releasing.join()
     assert (run.exit, run.outcome) == (0, "applied"), run
     assert served(pair.web2) == "edited"
+
+
+@pytest.mark.parametrize("end", ["done", "killed"])
+def test_a_run_that_ends_while_it_is_looked_at_has_left_nothing_open(end: str, tmp_path: Path) -> None:
+    """Between a look at its journal and one at its lock: nginx is started all the same. One that was killed did leave it."""
+
+    class Met(Store):
+        def holder(self, name: str) -> dict[str, Any] | None:
+            if end == "done":
+                os.unlink(self.journal)
+            run.close()
+            return super().holder(name)
+
+    store = Met(str(tmp_path))
+    store.prepare()
+    header = {"run": "00000007-ab", "agent": "", "nginx": {}, "projection": {}, "at": 0.0}
+    with ExitStack() as run:
+        run.enter_context(store.lock("transaction", "00000007-ab"))
+        journal.begin(store.journal, header, [])
+        assert is_left_open(store) is (end == "killed")

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import time
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 
 from . import spool
 from .store import write_durably
@@ -18,6 +18,8 @@ MASTER, BACKUP, FAULT, STOP = "master", "backup", "fault", "stop"
 ROLES = (MASTER, BACKUP, FAULT, STOP)
 
 Role = Dict[str, Any]
+# what a host is at this moment; the parts as in `turn`
+Found = NamedTuple("Found", [("role", str), ("tenure", str), ("told", bool), ("part", str)])
 
 
 def read(state_dir: str) -> Optional[Role]:
@@ -42,7 +44,13 @@ def turn(
     A new tenure of a master is news too: it was somebody else's in between. `part` names that of those VIPs that are here,
     where not all are: it serves with them, and is no master.
     """
+    return turn_as_found(state_dir, lambda: Found(role, tenure, told, part), vips, instance)
+
+
+def turn_as_found(state_dir: str, look: Callable[[], Found], vips: List[str], instance: str = "") -> Optional[Role]:
+    """As `turn`. It is looked under the lock: what was found before that was waited for may be over, and another have noted so."""
     with _locked(state_dir):
+        role, tenure, told, part = look()
         known = read(state_dir)
         before = known["role"] if known else ""
         last = tenure or part or str((known or {}).get("held", ""))

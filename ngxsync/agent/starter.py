@@ -87,13 +87,17 @@ def is_left_open(store: Store) -> bool:
     """
     try:
         header = journal.read_header(store.journal)
-        holder = store.holder("transaction") or {}
+        while header is not None:
+            holder = store.holder("transaction") or {}
+            # what a killed owner wrote into its lock stays there until the next one has written its own
+            if holder.get("run") == header.get("run") and os.path.exists("/proc/%s" % holder["pid"]):
+                return False
+            before, header = header, journal.read_header(store.journal)
+            if header == before:
+                return True  # else its owner ended it since the first look, and then let go of its lock
     except (journal.Damaged, OSError):
         return True
-    if header is None:
-        return False
-    # what a killed owner wrote into its lock stays there until the next one has written its own
-    return holder.get("run") != header.get("run") or not os.path.exists("/proc/%s" % holder["pid"])
+    return False
 
 
 def recovered(state_dir: str) -> str:

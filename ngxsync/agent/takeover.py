@@ -33,8 +33,9 @@ def follow(
     word: Word, vips: List[str], settings: Optional[Dict[str, str]], state_dir: str, notes: runnotes.Notes
 ) -> None:
     """All of it. What goes wrong in one part keeps none of the others from being done."""
-    found, is_told = found_role(word, vips)
-    _attempt("the role", lambda: _turn(state_dir, word, found, is_told, vips))
+    is_ours = not vips or not _is_of_others(word, vips)
+    found = found_role(word, vips, is_ours)
+    _attempt("the role", lambda: role.turn_as_found(state_dir, lambda: _look(word, vips, is_ours), vips, word.name))
     _attempt("the daemon", lambda: wake(state_dir))
     troubles = _attempt("nginx", lambda: _work(found, settings_here(settings, state_dir), state_dir)) or []
     text = "; ".join(trouble["what"] for trouble in troubles)
@@ -57,26 +58,30 @@ def _attempt(about: str, work: Any) -> Any:
 # the role
 
 
-def found_role(word: Word, vips: List[str]) -> Tuple[str, bool]:
-    """(what this host is, whether keepalived said so): by the addresses, which may need a moment."""
+def found_role(word: Word, vips: List[str], is_ours: bool) -> str:
+    """What this host is: by the addresses, which may need a moment. `is_ours`: the word is about these."""
+    end = time.monotonic() + FOUND_S
+    found, is_told = _as_found(word, vips, is_ours)
+    while is_ours and not is_told and time.monotonic() < end:
+        time.sleep(POLL_S)
+        found, is_told = _as_found(word, vips, is_ours)
+    if is_ours and not is_told:
+        where = "is here" if found == role.MASTER else "is not here"
+        runnotes.log("keepalived says %s, but %s %s" % (word.role, ", ".join(vips), where))
+    return found
+
+
+def _as_found(word: Word, vips: List[str], is_ours: bool) -> Tuple[str, bool]:
+    """(what this host is now, whether keepalived said so)."""
     if not vips:
         return word.role, True
-    is_ours, is_wanted = not _is_of_others(word, vips), word.role == role.MASTER
-    end = time.monotonic() + FOUND_S
-    while True:
-        try:
-            is_here = _are_here(vips)
-        except OSError:
-            return (word.role if is_ours else role.BACKUP), is_ours
-        if is_ours and is_here == is_wanted:
-            return word.role, True
-        if not is_ours or time.monotonic() >= end:
-            break
-        time.sleep(POLL_S)
-    if is_ours:
-        where = "is here" if is_here else "is not here"
-        runnotes.log("keepalived says %s, but %s %s" % (word.role, ", ".join(vips), where))
-    return role.MASTER if is_here else role.BACKUP, False
+    try:
+        is_here = _are_here(vips)
+    except OSError:
+        return (word.role if is_ours else role.BACKUP), is_ours
+    if is_ours and is_here == (word.role == role.MASTER):
+        return word.role, True
+    return (role.MASTER if is_here else role.BACKUP), False
 
 
 def _are_here(vips: List[str]) -> bool:
@@ -95,10 +100,11 @@ def _is_of_others(word: Word, vips: List[str]) -> bool:
         return False
 
 
-def _turn(state_dir: str, word: Word, found: str, is_told: bool, vips: List[str]) -> None:
+def _look(word: Word, vips: List[str], is_ours: bool) -> role.Found:
+    found, is_told = _as_found(word, vips, is_ours)
     carried = addresses.carried_addresses() if vips else []
     tenure = addresses.tenure_of(vips, carried) if found == role.MASTER else ""
-    role.turn(state_dir, found, vips, tenure, word.name, told=is_told, part=addresses.part_of(vips, carried))
+    return role.Found(found, tenure, is_told, addresses.part_of(vips, carried))
 
 
 # nginx

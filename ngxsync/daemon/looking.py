@@ -66,6 +66,11 @@ class Looker:
         with self._changed:
             self._due = None
 
+    def go_on(self) -> None:
+        """That run was given up: a look that it put off is made after all."""
+        if self._asked_since is not None:
+            self.ask(is_equal=self._is_equal)
+
     def stop(self) -> None:
         """What is still asked for is given up. Does not wait."""
         with self._changed:
@@ -104,7 +109,8 @@ class Looker:
             self._tell_look(found.name, found.look)
             self._tell(found)
         else:
-            self._probe |= probe  # for the next one
+            with self._changed:
+                self._probe |= probe  # for the next one
 
     @staticmethod
     def _tell(found: Looked) -> None:

@@ -107,12 +107,16 @@ class Mailer:
         self._is_stopping = True
         self.wake()
 
+    def end(self) -> None:
+        """Before `stop`, where the daemon ends: the command that runs now may be ended with it, and is run once more."""
+        self._is_ending = True
+
     def finish(self) -> None:
         """The daemon ends: what waits goes now, or stays for the next start.
 
         What is left meanwhile is seen to, too: who left it found the spool held, and went.
         """
-        self._is_ending = True
+        self.end()
         self.stop()
         self._thread.join(smtp.LAST_S)
         end = time.monotonic() + smtp.LAST_S

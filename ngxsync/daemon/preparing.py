@@ -122,8 +122,9 @@ class Preparer:
         """Nothing new begins; what waits for the end of a burst is given up. Does not wait."""
         self._is_stopping = True
         self._queue.put(CHANGE)
-        if self._ahead is not None:
-            self._ahead.decide(None)
+        ahead = self._ahead  # which the other thread may take away any time
+        if ahead is not None:
+            ahead.decide(None)
 
     def is_alive(self) -> bool:
         busy_since = self._busy_since
@@ -131,12 +132,13 @@ class Preparer:
 
     def check(self) -> None:
         """Called every few seconds: tries again what failed on this host."""
-        if self._retry_at is not None and self._clock() >= self._retry_at:
+        retry_at = self._retry_at  # the other thread may settle it meanwhile
+        if retry_at is not None and self._clock() >= retry_at:
             self._retry_at = None
             self._queue.put(RETRY)
 
     def _loop(self) -> None:
-        while True:
+        while not self._is_stopping:  # a burst may have taken the word that was to wake this
             triggers = self._queue.wait(None)
             if self._is_stopping:
                 return
@@ -219,9 +221,9 @@ class Preparer:
             with suppress(NgxsyncError):  # the run that is made anew says so
                 found = self._pipeline.scan(prepared.named, full=False)
         is_good = found is not None and is_same(found, prepared.snapshot)
-        ahead.decide(found if is_good else None)
         if is_good:
-            self._passed(prepared)
+            self._passed(prepared)  # first: whoever passes the gate may tell at once how it is here
+        ahead.decide(found if is_good else None)
         return is_good
 
     def _prepare(self, batch: Batch, settled: Settled) -> None:
@@ -229,7 +231,10 @@ class Preparer:
         try:
             prepared = self._pipeline.prepare(options)
         except NgxsyncError as error:
-            self._failed(error, options, started)
+            if not self._is_stopping:  # else a new configuration was taken meanwhile, whose run says how it is
+                self._failed(error, options, started)
+            return
+        if self._is_stopping:
             return
         self._passed(prepared)
         self._hand_over(prepared, options, started, settled)

@@ -47,8 +47,8 @@ def caught_signals() -> Iterator[Signals]:
     """SIGTERM, SIGINT, SIGHUP and SIGUSR1 arrive here instead of ending the process. In the main thread only."""
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
+    former = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)  # first: no signal that is caught is lost
     before = {number: signal.signal(number, lambda _number, _frame: None) for number in HANDLED}
-    former = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     try:
         yield Signals(receiver)
     finally:
@@ -94,6 +94,7 @@ class Daemon:
                 self._beat()
         finally:
             service.stopping("stopping")
+            self._crew.mailer.end()
             self._end(self._crew)
             for state_dir in self._owned_dirs:
                 take_no_word(state_dir)

@@ -74,8 +74,9 @@ class Worker:
         self._retry_at: float | None = None
         self._task: Task | None = None
         self._overruled: tuple[RunResult, Options] | None = None
-        self._is_warming = self._is_stopping = False
+        self._is_warming = self._is_stopping = self._is_concluding = False
         self._brake = Brake()
+        self._under_way: Task | None = None  # None also once it is given up
         self._looker = Looker(peer, pipeline, clock, tell_look)
         self._busy_since: float | None = None
         self._changed = threading.Condition()
@@ -88,7 +89,7 @@ class Worker:
     def submit(self, task: Task) -> None:
         """The newest state; one that still waits is dropped for it."""
         with self._changed:
-            dropped, self._task = self._task, task
+            dropped, self._task = (task, None) if self._is_stopping else (self._task, task)
             self._overruled = None
             self._changed.notify_all()
         if dropped is not None:
@@ -113,9 +114,14 @@ class Worker:
         """Ends after the transaction under way; a run that has not reached it is given up. Does not wait."""
         with self._changed:
             self._is_stopping = True
-            self._brake.pull()
+            given_up, self._task = [self._task], None
+            if not self._brake.pull() and not self._is_concluding:
+                given_up.append(self._under_way)
+                self._under_way = None
             self._changed.notify_all()
         self._looker.stop()
+        for task in filter(None, given_up):  # what was done on other peers is recorded without this one
+            task.tally.leave_out(self.name, started=task.started)
 
     def look(self) -> None:
         """Whether this peer is ready is looked at beside whatever goes on."""
@@ -123,8 +129,8 @@ class Worker:
 
     @property
     def is_committed(self) -> bool:
-        """After `stop`: a transaction is under way, and its answer is still to come."""
-        return self._thread.is_alive() and self._busy_since is not None and bool(self._brake.pull())
+        """After `stop`: a transaction is under way, and its answer is still to come or to be written down."""
+        return self._thread.is_alive() and self._under_way is not None
 
     def is_alive(self) -> bool:
         """Its thread runs, and is not stuck in a run beyond all its time limits."""
@@ -134,7 +140,7 @@ class Worker:
     def _loop(self) -> None:
         while True:
             task = self._next()
-            if self._is_stopping:
+            if task is None and self._is_stopping:
                 return
             self._busy_since = self._clock()
             if task is not None:
@@ -176,28 +182,40 @@ class Worker:
         self._is_warming = False
         if self.latest is not None and self.latest.outcome == model.UNREACHABLE:
             return
-        with suppress(NgxsyncError):  # the run itself says so
+        with suppress(NgxsyncError, OSError):  # the run itself says so
             for verb in VERBS:
                 self._peer.warm(verb)
 
     def _run(self, task: Task) -> None:
         self._retry_at = None
         with self._changed:
-            if self._is_stopping:
-                return
-            self._brake = Brake()
+            if not self._is_stopping:
+                self._brake, self._under_way = Brake(), task
+        if self._under_way is None:
+            task.tally.leave_out(self.name, started=task.started)
+            return
+        try:
+            self._run_under_way(task)
+        finally:
+            with self._changed:
+                self._under_way, self._is_concluding = None, False
+
+    def _run_under_way(self, task: Task) -> None:
         self._looker.wait_for_run()
         options = replace(task.options, gate=task.settled, brake=self._brake)
         try:
             result = self._pipeline.run_peer(self._peer, task.prepared, options)
         except Superseded:
+            self._looker.go_on()  # where what follows is refused here no run asks again
             task.tally.leave_out(self.name, started=task.started)
             return
         except Exception:  # noqa: BLE001 - the outermost place of this thread; a bug, and the daemon goes on
             logger.exception("a bug of ngxsync: the run on %s ended", self.name)
             message = Message("a bug of ngxsync, see its traceback in the log", self.name, "", "report it")
             result = PeerResult(self.name, model.UNKNOWN, "bug", 70, message=message)
-        if not self._brake.is_abandoned:
+        with self._changed:
+            self._is_concluding = self._under_way is not None
+        if self._is_concluding:
             self._conclude(task, result)
 
     def _conclude(self, task: Task, result: PeerResult) -> None:
@@ -230,7 +248,7 @@ class Worker:
         if self.latest is not None and self.latest.outcome == model.UNREACHABLE:
             try:
                 self._peer.warm("scan")
-            except NgxsyncError:
+            except (NgxsyncError, OSError):  # the peer is away, or this host has no room for one more process or file
                 self._retry_at = self._clock() + self._probes.next_delay()
                 return
         self._retry(self.name)

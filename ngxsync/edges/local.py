@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -117,7 +118,7 @@ class LocalHost:
         """Start the interpreter for the next validation: it waits for its request."""
         with self._lock:
             if self._spare is None or self._spare.poll() is not None:
-                self._spare = self._start()
+                self._spare = _started(_package_argv("validate"))
 
     def call(
         self,
@@ -133,17 +134,13 @@ class LocalHost:
         session of its own: Ctrl-C here is not for it.
         """
         text = json.dumps({"protocol": PROTOCOL, "state_dir": str(self.state_dir), "nginx": self.settings, **request})
-        if start is None:
-            process, begin = self._take() if verb == "validate" else self._start(verb), b""
-        else:
-            argv, begin = start(verb)
-            process = _started(argv, start_new_session=True)
-        try:
-            end = b"\ngo\n" if verb == "transact" else b"\n"
-            output, errors = process.communicate(begin + text.encode("ascii") + end, timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, errors = process.communicate()
+        asked = text.encode("ascii") + (b"\ngo\n" if verb == "transact" else b"\n")
+        spare = self._take() if verb == "validate" else None
+        output, errors = _answer(spare, asked, timeout_s) if spare is not None else (b"", b"")
+        if spare is None or spare.returncode == -signal.SIGALRM:  # its time to wait was over in this very moment
+            argv, begin = (_package_argv(verb), b"") if start is None else start(verb)
+            process = _started(argv, start_new_session=start is not None)
+            output, errors = _answer(process, begin + asked, timeout_s)
         lines = output.splitlines()
         if not lines:
             said = errors.decode("utf-8", "replace").strip()[-500:]
@@ -151,13 +148,10 @@ class LocalHost:
             raise AgentFailed(Message(what, self.name, "no peer was changed"), code="died")
         return dict(json.loads(lines[-1]))
 
-    def _start(self, verb: str = "validate") -> subprocess.Popen[bytes]:
-        return _started(_package_argv(verb))
-
-    def _take(self) -> subprocess.Popen[bytes]:
+    def _take(self) -> subprocess.Popen[bytes] | None:
         with self._lock:
             spare, self._spare = self._spare, None
-        return spare if spare is not None and spare.poll() is None else self._start()
+        return spare if spare is not None and spare.poll() is None else None
 
     def settle(self, wait_s: float) -> tuple[int, int]:
         """What a run on these very trees left open here (a pull, or a push of the other host) is finished or undone.
@@ -267,6 +261,15 @@ def _started(argv: Sequence[str], *, start_new_session: bool = False) -> subproc
     return subprocess.Popen(
         argv, stdin=pipe, stdout=pipe, stderr=pipe, env={"LC_ALL": "C"}, start_new_session=start_new_session
     )
+
+
+def _answer(process: subprocess.Popen[bytes], asked: bytes, timeout_s: float) -> tuple[bytes, bytes]:
+    """Both its outputs; what takes longer is ended."""
+    try:
+        return process.communicate(asked, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()
 
 
 def problems_from(answer: Mapping[str, Any]) -> tuple[Problem, ...]:

@@ -13,6 +13,7 @@ import os
 import stat
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -156,14 +157,19 @@ class ConfReader:
         self._seen: dict[_Key, _Seen] = {}
         self._result: tuple[NamedFile, ...] = ()
         self._unsaved = 0
+        self._lock = threading.Lock()
 
     def named_files(self, conf: Path, prefix: Path) -> tuple[NamedFile, ...]:
         """Every file that the configuration names; includes as they are written, so perhaps as patterns.
 
         A configuration file that is reached by a symbolic link is named by its real path too. An unreadable one is
         passed over: it is nginx that refuses it. No cache is kept where its folder is missing: before a first sync
-        nothing is made; where its file cannot be written, only speed is lost.
+        nothing is made; where its file cannot be written, only speed is lost. Safe to use from several threads.
         """
+        with self._lock:
+            return self._named_files(conf, prefix)
+
+    def _named_files(self, conf: Path, prefix: Path) -> tuple[NamedFile, ...]:
         places = (str(prefix / conf), str(prefix))
         if places != self._places:
             self._places, self._result = places, ()

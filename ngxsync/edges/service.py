@@ -166,7 +166,11 @@ def setup_logging(log_format: str, *, level: int = logging.INFO, stream: TextIO 
     target = stream or sys.stderr
     handler = logging.StreamHandler(target)
     handler.setFormatter(formatters[log_format](journal=is_journal(target)))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    root = logging.getLogger()
+    former, root.handlers = root.handlers, [handler]  # at once: another thread's line finds the one or the other
+    root.setLevel(logging.WARNING)
+    for each in former:
+        each.close()
     logging.getLogger("ngxsync").setLevel(level)
 
 

@@ -37,10 +37,16 @@ class Direction:
 
     def note(self, standing: Standing) -> None:
         """What this host is now, durably; where that is news it is told. Raises OSError."""
-        if standing.vips:
-            now = role.MASTER if standing.tenure else role.BACKUP
-            part = addresses.part_of(standing.vips, addresses.carried_addresses())
-            role.turn(str(self._config.state_dir), now, list(standing.vips), standing.tenure, part=part)
+        vips = list(standing.vips)
+
+        def look() -> role.Found:
+            carried = addresses.carried_addresses()
+            tenure = addresses.tenure_of(vips, carried)
+            now = role.MASTER if tenure else role.BACKUP
+            return role.Found(now, tenure, told=False, part=addresses.part_of(vips, carried))
+
+        if vips:
+            role.turn_as_found(str(self._config.state_dir), look, vips)
 
     def received(self, known: str) -> Received | None:
         """What another host synced here last, unless that was the run `known`; a damaged record is for the run that meets it."""

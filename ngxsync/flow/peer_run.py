@@ -114,6 +114,7 @@ class PeerRun(HostRun):
 
     def _go(self) -> None:
         """The VIP may have gone while this run worked; and come back: then what was drift must be looked at anew."""
+        self._pass_gate()  # first: it waits, and what is asked below is to be true after that
         standing = self.master.standing()
         hold = standing.hold(self.options.force)
         if hold is not None:

@@ -30,6 +30,7 @@ from ngxsync.flow.peer_run import PeerRun, raise_if_paused
 ATTEMPTS = 3  # of scanning anew where master or peer changed while a run was at work
 RUNS_KEPT = 500  # whatever they did; and of those that changed something as many as the peers keep
 ASK_AGAIN_S = 1.0
+LOOK_S = 2.0  # longer than a look at a peer has its lock, far shorter than a run
 # what a person is told to type about one peer; the record of a pull that is undone knows which
 FOR_ONE = re.compile(r"\bngxsync (?:diff|sync|pull|rollback)\b(?! --peer| --undo)")
 
@@ -154,9 +155,12 @@ class Pipeline:
     def note_failed(self, name: str, result: RunResult, options: Options) -> None:
         """What `status` says of a peer from then on, unless a run on it is under way: that one knows more."""
         about = PeerResult(name, result.outcome, result.code, result.exit, message=result.message)
-        # who has the lock writes the whole record at its end: this word would be lost, or that run's memory
-        with suppress(NgxsyncError), self.memory.lock(name, 0.0, run=result.run):
-            self._remember(name, result.run, about, options)
+        # a run that has the lock writes the whole record at its end: this word would be lost, or that run's memory; a look is brief
+        with suppress(NgxsyncError):
+            before = self.memory.load_peer(name).last_run
+            with self.memory.lock(name, LOOK_S, run=result.run):
+                if self.memory.load_peer(name).last_run == before:
+                    self._remember(name, result.run, about, options)
 
     def _warm_ahead(self, peers: list[Peer]) -> None:
         """Beside scan and test here; a dead one delays no other, nor a refusal."""

@@ -250,11 +250,12 @@ class Link:
                 except PeerUnreachable as error:
                     self._failure = time.monotonic(), error
                     raise
-                if self._is_closed:
-                    wire.close()
-                    raise unreachable(self.settings, "unreachable", "closed meanwhile")
                 self._wire = wire
-            return self._wire
+            wire = self._wire
+        if self._is_closed:  # after the lock, for which `close` does not wait
+            wire.close()
+            raise unreachable(self.settings, "unreachable", "closed meanwhile")
+        return wire
 
     def _take_warm(self, verb: str) -> tuple[Wire, Channel] | None:
         """The interpreter that waits for this verb, if it is still there."""
