@@ -1,0 +1,83 @@
+"""What a message says to do, done as it is printed: it runs, it leads on, and nothing that was edited on any host is lost unseen."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+
+import pytest
+
+from tests.hosts import Host
+from tests.pair import ROOT, Pair, write_tree
+from tests.resident import Run, by_hand
+from tests.test_direction import give, share, take
+
+VIP = "\n[vrrp]\nvip = 192.0.2.100/24\n"
+PAGE = "html/three.html"
+
+
+def printed(run: Run, *words: str) -> str:
+    """The one command that this run says, with all these words."""
+    told = [message["next"] for each in (run.data, run.peer) if (message := each.get("message"))]
+    texts = [*told, run.warnings]
+    found = [command for text in texts for command in re.findall(r"\bngxsync [a-z]+(?: --[a-z]+| [\w/.-]+)*", text)]
+    matching = {command for command in found if all(word in command for word in words)}
+    assert len(matching) == 1, (words, found, run.text)
+    return matching.pop()
+
+
+def typed(pair: Pair, host: Host, command: str, path: str = "") -> str:
+    """By a person who copies it, with a path for PATH; every question is answered yes."""
+    words = shlex.split(command.replace("PATH", path))[1:]
+    done = pair.ngxsync(*words, *(() if words[0] == "diff" else ("--yes",)), host=host)
+    text = done.stdout + done.stderr
+    assert done.returncode == (1 if words[0] == "diff" else 0), f"{command}\n{text}"
+    return text
+
+
+def text_of(host: Host, path: str) -> str:
+    file = host.path(f"{ROOT}/{path}")
+    return file.read_text() if file.exists() else ""
+
+
+@pytest.fixture(scope="module")
+def running_trio() -> Iterator[Pair]:
+    trio = Pair(3)
+    yield trio
+    trio.close()
+
+
+@pytest.fixture
+def trio(running_trio: Pair) -> Pair:
+    """web1 holds the VIP, and both others are in sync with it; one configuration for all."""
+    running_trio.reset()
+    running_trio.write_config(peer="connect_timeout = 3s", more=VIP)
+    share(running_trio)
+    give(running_trio.web1)
+    assert by_hand(running_trio).exit == 0
+    return running_trio
+
+
+def served_by_web2(trio: Pair) -> None:
+    """web2 has the VIP for a while, is edited and pushes to web3, where somebody edits too; then web1 has it again."""
+    take(trio.web1)
+    give(trio.web2)
+    write_tree(trio.web2, ROOT, {"html/two.html": "made on web2"})
+    assert by_hand(trio, "--peer", "web3", host=trio.web2).exit == 0
+    write_tree(trio.web3, ROOT, {PAGE: "made on web3"})
+    take(trio.web2)
+    give(trio.web1)
+
+
+def test_what_is_overwritten_where_another_host_wrote_last_is_named(trio: Pair) -> None:
+    served_by_web2(trio)
+    held = by_hand(trio, "--peer", "web3")
+    assert (held.exit, held.code) == (8, "generation"), held
+    forced = by_hand(trio, *printed(held, "sync", "--force").split()[2:])
+    assert forced.exit == 0, forced
+    assert text_of(trio.web3, PAGE) == ""
+    assert f"{ROOT}/{PAGE}" in forced.warnings
+    assert f"{ROOT}/html/two.html" in forced.warnings
+    brought = trio.ngxsync("rollback", forced.peer["run"], "--path", f"{ROOT}/{PAGE}", "--peer", "web3", "--yes")
+    assert (brought.returncode, text_of(trio.web3, PAGE)) == (0, "made on web3"), brought
