@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -81,3 +82,28 @@ def test_what_is_overwritten_where_another_host_wrote_last_is_named(trio: Pair) 
     assert f"{ROOT}/html/two.html" in forced.warnings
     brought = trio.ngxsync("rollback", forced.peer["run"], "--path", f"{ROOT}/{PAGE}", "--peer", "web3", "--yes")
     assert (brought.returncode, text_of(trio.web3, PAGE)) == (0, "made on web3"), brought
+
+
+def test_of_three_hosts_what_brings_an_edit_back_is_asked_of_that_one_alone(trio: Pair) -> None:
+    write_tree(trio.web3, ROOT, {PAGE: "made on web3"})
+    healed = by_hand(trio)
+    assert (healed.exit, text_of(trio.web3, PAGE)) == (0, ""), healed
+    (warning,) = (text for peer in healed.data["peers"] for text in peer["warnings"])
+    command = re.findall(r"`(ngxsync rollback [^`]+)`", warning)[0]
+    typed(trio, trio.web1, command, f"{ROOT}/{PAGE}")
+    assert text_of(trio.web3, PAGE) == "made on web3"
+    status = trio.ngxsync("status").stdout
+    assert "`ngxsync sync --peer web3`, which undoes the rollback" in status, status
+
+
+def test_of_three_hosts_ready_asks_to_force_one_alone(trio: Pair) -> None:
+    served_by_web2(trio)
+    ready = json.loads(trio.ngxsync("ready", "--json").stdout)
+    hints = [
+        reason["next"]
+        for peer in ready["peers"]
+        for reason in peer["reasons"]
+        if "--force generation" in reason["next"]
+    ]
+    assert hints
+    assert all("--peer web3 --force generation" in hint for hint in hints), hints
