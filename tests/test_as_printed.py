@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from tests.hosts import Host
+from tests.host import PATIENCE_S
+from tests.hosts import PROJECT, Host, wait_until
 from tests.pair import ROOT, Pair, write_tree
-from tests.resident import Run, by_hand
+from tests.resident import STATE, Run, by_hand
 from tests.test_direction import give, share, take
 
 VIP = "\n[vrrp]\nvip = 192.0.2.100/24\n"
@@ -58,6 +63,23 @@ def trio(running_trio: Pair) -> Pair:
     give(running_trio.web1)
     assert by_hand(running_trio).exit == 0
     return running_trio
+
+
+@contextmanager
+def running_on(host: Host) -> Iterator[None]:
+    """A daemon there, until it is ended."""
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    daemon = host.popen([sys.executable, "-m", "ngxsync", "run"], env={"PYTHONPATH": str(PROJECT)}, **streams)
+    try:
+        yield
+    finally:
+        host.signal_to(daemon, signal.SIGTERM)
+        daemon.wait(PATIENCE_S)
+
+
+def word_of(host: Host, peer: str) -> str:
+    file = host.path(f"{STATE}/master/peers/{peer}.json")
+    return str(json.loads(file.read_text())["word"]) if file.exists() else ""
 
 
 def served_by_web2(trio: Pair) -> None:
@@ -107,3 +129,60 @@ def test_of_three_hosts_ready_asks_to_force_one_alone(trio: Pair) -> None:
     ]
     assert hints
     assert all("--peer web3 --force generation" in hint for hint in hints), hints
+
+
+def test_edits_on_both_hosts_while_they_were_apart_are_taken_before_anything_is_forced(trio: Pair) -> None:
+    take(trio.web1)
+    give(trio.web2)
+    for host in (trio.web1, trio.web2):
+        write_tree(host, ROOT, {"html/both.html": f"made on {host.name}", f"html/{host.name}.html": "alone"})
+    take(trio.web2)
+    give(trio.web1)
+    held = by_hand(trio, "--peer", "web2")
+    assert (held.exit, "[conflict]" in held.text) == (8, True), held
+    command = printed(held, "pull")
+    refused = trio.ngxsync(*command.split()[1:], "--yes")
+    assert (refused.returncode, "`ngxsync pull --peer web2 --take peer`" in refused.stdout + refused.stderr) == (
+        8,
+        True,
+    )
+    pulled = typed(trio, trio.web1, "ngxsync pull --peer web2 --take peer")
+    assert by_hand(trio).exit == 0
+    assert {text_of(host, "html/both.html") for host in trio.hosts} == {"made on web2"}
+    assert {text_of(host, f"html/{name}.html") for host in trio.hosts for name in ("web1", "web2")} == {"alone"}
+    undo = re.findall(r"`(ngxsync pull --undo [^`]+)`", pulled)[0]
+    typed(trio, trio.web1, undo)
+    assert text_of(trio.web1, "html/both.html") == "made on web1"
+
+
+def test_what_another_host_wrote_is_taken_before_it_is_overwritten(trio: Pair) -> None:
+    served_by_web2(trio)
+    write_tree(trio.web1, ROOT, {"html/one.html": "made on web1"})
+    held = by_hand(trio, "--peer", "web3")
+    typed(trio, trio.web1, printed(held, "pull"))
+    assert text_of(trio.web1, PAGE) == "made on web3"
+    again = by_hand(trio, "--peer", "web3")
+    assert (again.exit, again.code) == (8, "generation"), again
+    forced = by_hand(trio, *printed(again, "sync", "--force").split()[2:])
+    assert (forced.exit, forced.warnings) == (0, ""), forced
+    made = {"html/one.html": "made on web1", "html/two.html": "made on web2", PAGE: "made on web3"}
+    assert {path: text_of(trio.web3, path) for path in made} == made
+
+
+def test_a_backup_that_takes_over_while_it_is_behind_takes_what_the_other_one_has(trio: Pair) -> None:
+    """web3 served last; web2, which takes the VIP from it, has nothing of that."""
+    take(trio.web1)
+    give(trio.web3)
+    write_tree(trio.web3, ROOT, {PAGE: "made on web3"})
+    take(trio.web3)
+    give(trio.web2)
+    write_tree(trio.web2, ROOT, {"html/two.html": "made on web2"})
+    with running_on(trio.web2):
+        wait_until(lambda: word_of(trio.web2, "web3") == "awaiting-first-sync", "web2's daemon has looked")
+    status = trio.ngxsync("status", "--json", host=trio.web2)
+    (hint,) = (peer["message"]["next"] for peer in json.loads(status.stdout)["peers"] if peer["name"] == "web3")
+    (command,) = re.findall(r"`(ngxsync pull [^`]+)`", hint)
+    typed(trio, trio.web2, command)
+    assert by_hand(trio, "--peer", "web3", host=trio.web2).exit == 0
+    made = {"html/two.html": "made on web2", PAGE: "made on web3"}
+    assert {path: text_of(trio.web3, path) for path in made} == made

@@ -33,6 +33,9 @@ EXITS = {
     model.STANDBY: 8,
 }
 
+# of what was made on a peer and has no base here: said before what overwrites it
+TAKE_HERE = "to have here what it has, first: `ngxsync pull --take peer`; "
+
 # failures of a transaction that are no verdict: planned and sent anew, at once or with back-off
 TRY_AGAIN = ("peer-changed", "stage-differs", "abandoned")
 TRANSIENT = (*TRY_AGAIN, "disk", "locked", "agent", "died", "protocol", "bug")
@@ -229,8 +232,16 @@ def joined(holds: Sequence[Hold]) -> Message:
         f"{first.what}; also: {others}",
         first.where,
         first.state,
-        f"look with ngxsync diff; if all of it is meant: ngxsync sync {codes}",
+        f"look with ngxsync diff; {_way_back(holds)}if all of it is meant: ngxsync sync {codes}",
     )
+
+
+def _way_back(holds: Sequence[Hold]) -> str:
+    """Where something of the peer's own would be overwritten, taking it here is the first thing to be said."""
+    codes = {hold.code for hold in holds}
+    if codes & {"generation", "first-contact"}:
+        return TAKE_HERE
+    return "to have here what was edited there: ngxsync pull; " if codes & {"drift", "conflict"} else ""
 
 
 def vip_hold(compared: Comparison) -> Hold:
@@ -252,7 +263,7 @@ def generation_hold(compared: Comparison, peer: str) -> Hold:
     what = f"{accepted['written_by']} wrote there last (run {accepted['run']}, {when}), not this host's latest run"
     if accepted.get("kind") == PROMOTED:
         what = f"{peer} was promoted by a person ({when}): it is the one that pushes"
-    hint = "look at `ngxsync diff`; `ngxsync sync --force generation` overwrites it"
+    hint = f"look at `ngxsync diff`; {TAKE_HERE}`ngxsync sync --force generation` overwrites it, where it is kept"
     if compared.adopt:  # equal, and nothing is taken over from a host that was promoted
         hint = "nothing to do: it takes this host over as its peer; `ngxsync promote` here turns the direction back"
     return Hold("generation", Message(what, peer, f"{peer} unchanged", hint))
@@ -273,7 +284,7 @@ def first_contact_hold(peer: str, master: str) -> Hold:
     what = (
         f"{peer} has content, but {master} and {peer} have no accepted snapshot in common: which of the two is right?"
     )
-    hint = "look at `ngxsync diff`; `ngxsync sync` makes it like this host, keeping what it replaces"
+    hint = f"look at `ngxsync diff`; {TAKE_HERE}`ngxsync sync` makes it like this host, keeping what it replaces"
     return Hold("first-contact", Message(what, peer, f"{peer} unchanged", hint))
 
 
