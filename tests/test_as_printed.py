@@ -17,7 +17,9 @@ from tests.host import PATIENCE_S
 from tests.hosts import PROJECT, Host, wait_until
 from tests.pair import ROOT, Pair, write_tree
 from tests.resident import STATE, Run, by_hand
+from tests.steps import BY_NAME, stopped_at
 from tests.test_direction import give, share, take
+from tests.test_takeover import kill_transaction
 
 VIP = "\n[vrrp]\nvip = 192.0.2.100/24\n"
 PAGE = "html/three.html"
@@ -186,3 +188,27 @@ def test_a_backup_that_takes_over_while_it_is_behind_takes_what_the_other_one_ha
     assert by_hand(trio, "--peer", "web3", host=trio.web2).exit == 0
     made = {"html/two.html": "made on web2", PAGE: "made on web3"}
     assert {path: text_of(trio.web3, path) for path in made} == made
+
+
+def test_what_was_edited_on_a_peer_after_its_run_was_cut_off_is_named_by_the_next_run(trio: Pair) -> None:
+    """What undid it was that host's own boot, or a person there, and nobody on the master has heard of it."""
+    pages = {"html/a.html": "sent", "html/b.html": "sent"}
+    write_tree(trio.web1, ROOT, pages)
+    with stopped_at(trio, BY_NAME["apply"], 0) as stop:
+        sync = trio.popen_ngxsync("sync", "--peer", "web2", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        stop.wait()
+        trio.web1.signal_to(sync, signal.SIGKILL)
+        sync.wait(PATIENCE_S)
+        kill_transaction(trio.web2)
+    for path in pages:
+        write_tree(trio.web2, ROOT, {path: "edited at night"})
+    agent = "/usr/local/sbin/ngxsync-agent"
+    wait_until(lambda: ": unfinished\n" in trio.web2.run([agent, "status"]).stdout, "the run is seen to be dead")
+    assert f"{ROOT}/html/a.html" in trio.web2.run([agent, "recover"]).stdout
+    assert text_of(trio.web2, "html/a.html") == ""
+
+    run = by_hand(trio, "--peer", "web2")
+    assert (run.exit, text_of(trio.web2, "html/a.html")) == (0, "sent"), run
+    (command,) = re.findall(r"`(ngxsync rollback [^`]+a\.html)`", run.warnings)
+    typed(trio, trio.web1, command)
+    assert text_of(trio.web2, "html/a.html") == "edited at night"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -142,7 +143,13 @@ def error_of(outcome: str, code: str, answer: Mapping[str, Any], peer: PeerConfi
 
 
 def edited_warnings(answer: Mapping[str, Any]) -> list[str]:
-    return [f"{path} was edited meanwhile: the edit is kept in the store there" for path in answer.get("edited", ())]
+    """Each with the command that brings it back: what is read first may be all that is ever said of it."""
+    run = answer.get("run")
+    told = []
+    for path in answer.get("edited", ()):
+        back = f"; `ngxsync rollback {run} --path {shlex.quote(path)}` brings it back" if run else ""
+        told.append(f"{path} was edited meanwhile: the edit is kept in the store there{back}")
+    return told
 
 
 def verdict_message(

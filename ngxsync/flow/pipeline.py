@@ -203,11 +203,12 @@ class Pipeline:
                     prepared = self.prepare(options)
                 finally:
                     plan = work.plan
+                    told += tuple(work.edits)
         except outcomes.Superseded:
             raise
         except NgxsyncError as error:
             result = outcomes.failed(name, error, timings, plan)
-        result = self.addressed(replace(result, warnings=(*told, *result.warnings)))
+        result = self.addressed(replace(result, warnings=tuple(dict.fromkeys((*told, *result.warnings)))))
         self._remember(name, run, result, options)  # as recorded, however often it was planned anew
         return result
 
