@@ -34,8 +34,8 @@ EXITS = {
     model.STANDBY: 8,
 }
 
-# of what was made on a peer and has no base here: said before what overwrites it
-TAKE_HERE = "to have here what it has, first: `ngxsync pull --take peer`; "
+# of what was made on a peer and has no base here: said beside what overwrites it
+TAKE_HERE = "`ngxsync pull --take peer` takes here what it has; "
 
 # failures of a transaction that are no verdict: planned and sent anew, at once or with back-off
 TRY_AGAIN = ("peer-changed", "stage-differs", "abandoned")
@@ -291,7 +291,8 @@ def first_contact_hold(peer: str, master: str) -> Hold:
     what = (
         f"{peer} has content, but {master} and {peer} have no accepted snapshot in common: which of the two is right?"
     )
-    hint = f"look at `ngxsync diff`; {TAKE_HERE}`ngxsync sync` makes it like this host, keeping what it replaces"
+    # this host may well be the one that is ahead: what it serves is not the first to be replaced
+    hint = f"look at `ngxsync diff`; `ngxsync sync` makes it like this host; {TAKE_HERE}either keeps what it replaces"
     return Hold("first-contact", Message(what, peer, f"{peer} unchanged", hint))
 
 
