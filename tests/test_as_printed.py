@@ -190,9 +190,12 @@ def test_a_backup_that_takes_over_while_it_is_behind_takes_what_the_other_one_ha
     assert {path: text_of(trio.web3, path) for path in made} == made
 
 
-def test_what_was_edited_on_a_peer_after_its_run_was_cut_off_is_named_by_the_next_run(trio: Pair) -> None:
-    """What undid it was that host's own boot, or a person there, and nobody on the master has heard of it."""
-    pages = {"html/a.html": "sent", "html/b.html": "sent"}
+AGENT = "/usr/local/sbin/ngxsync-agent"
+PAGES = {"html/a.html": "sent", "html/b.html": "sent"}
+
+
+def cut_off(trio: Pair, pages: dict[str, str]) -> None:
+    """A run that brings these pages to web2 dies on both hosts when one of them is there."""
     write_tree(trio.web1, ROOT, pages)
     with stopped_at(trio, BY_NAME["apply"], 0) as stop:
         sync = trio.popen_ngxsync("sync", "--peer", "web2", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -200,11 +203,14 @@ def test_what_was_edited_on_a_peer_after_its_run_was_cut_off_is_named_by_the_nex
         trio.web1.signal_to(sync, signal.SIGKILL)
         sync.wait(PATIENCE_S)
         kill_transaction(trio.web2)
-    for path in pages:
-        write_tree(trio.web2, ROOT, {path: "edited at night"})
-    agent = "/usr/local/sbin/ngxsync-agent"
-    wait_until(lambda: ": unfinished\n" in trio.web2.run([agent, "status"]).stdout, "the run is seen to be dead")
-    assert f"{ROOT}/html/a.html" in trio.web2.run([agent, "recover"]).stdout
+    wait_until(lambda: ": unfinished\n" in trio.web2.run([AGENT, "status"]).stdout, "the run is seen to be dead")
+
+
+def test_what_was_edited_on_a_peer_after_its_run_was_cut_off_is_named_by_the_next_run(trio: Pair) -> None:
+    """What undid it was that host's own boot, or a person there, and nobody on the master has heard of it."""
+    cut_off(trio, PAGES)
+    write_tree(trio.web2, ROOT, dict.fromkeys(PAGES, "edited at night"))
+    assert f"{ROOT}/html/a.html" in trio.web2.run([AGENT, "recover"]).stdout
     assert text_of(trio.web2, "html/a.html") == ""
 
     run = by_hand(trio, "--peer", "web2")
@@ -212,3 +218,20 @@ def test_what_was_edited_on_a_peer_after_its_run_was_cut_off_is_named_by_the_nex
     (command,) = re.findall(r"`(ngxsync rollback [^`]+a\.html)`", run.warnings)
     typed(trio, trio.web1, command)
     assert text_of(trio.web2, "html/a.html") == "edited at night"
+
+
+def test_what_mends_a_broken_peer_is_told_on_the_master_with_the_host_where_it_is_typed(trio: Pair) -> None:
+    cut_off(trio, PAGES)
+    folder = trio.web2.path(f"{ROOT}/html")
+    subprocess.run(["chattr", "+i", folder], check=True)
+    try:
+        broken = by_hand(trio, "--peer", "web2")
+    finally:
+        subprocess.run(["chattr", "-i", folder], check=True)
+    assert (broken.exit, broken.outcome) == (7, "broken"), broken
+    hint = broken.peer["message"]["next"]
+    assert "`ngxsync-agent recover` on web2, or `ngxsync sync --peer web2` here" in hint
+    assert hint in trio.ngxsync("status").stdout
+    trio.web2.run([AGENT, "recover"])
+    assert by_hand(trio, "--peer", "web2").exit == 0
+    assert {path: text_of(trio.web2, path) for path in PAGES} == PAGES

@@ -90,11 +90,15 @@ def message_of(answer: Mapping[str, Any], peer: PeerConfig) -> Message:
     where = f"{peer.user}@{peer.host}"
     path = str(parts.get("where") or "")
     state = str(parts.get("state") or "unchanged")
+    # its "here" is that host, and this is the master: by another's word a person would type it on the wrong one
+    hint = str(parts.get("next") or "").replace(
+        "`ngxsync-agent recover` here", f"`ngxsync-agent recover` on {peer.name}"
+    )
     return Message(
         str(parts.get("what") or answer.get("code")),
         f"{where}:{path}" if path else where,
         f"{peer.name} unchanged" if state == "unchanged" else f"{peer.name}: {state}",
-        str(parts.get("next") or ""),
+        hint.replace("` on the master", "` here"),
     )
 
 
