@@ -221,13 +221,13 @@ def spooled(host: Host) -> list[dict[str, object]]:
 
 
 def share(pair: Pair) -> None:
-    """Both hosts have the same config.ini, key and known_hosts, and let each other in."""
+    """All hosts have the same config.ini, key and known_hosts, and let each other in."""
     config = pair.web1.path("/etc/ngxsync/config.ini").read_text() + SHARED
     known = pair.web1.path("/etc/ngxsync/known_hosts").read_text()
     known += "192.0.2.1,web1 " + pair.web1.path("/etc/ssh/test_host_key.pub").read_text()
     key = pair.web1.path("/etc/ngxsync/id_ed25519").read_text()
     allowed = pair.web2.path("/root/.ssh/authorized_keys").read_text()
-    for host in (pair.web1, pair.web2):
+    for host in pair.hosts:
         for path, text in (("config.ini", config), ("known_hosts", known), ("id_ed25519", key)):
             host.path(f"/etc/ngxsync/{path}").write_text(text)
             host.path(f"/etc/ngxsync/{path}").chmod(0o600)

@@ -80,11 +80,15 @@ def test_a_second_master_says_who_is_at_work_and_since_when(trio: Pair) -> None:
     edit(trio.web3, "third")
     first = begun(trio.web1, "--force", "generation")
     asked = probe.wait()
-    raise_if_not_locked_by(trio.ngxsync("sync", "--wait", "1s", host=trio.web3), BY_WEB1)
+    locked = trio.ngxsync("sync", "--wait", "1s", host=trio.web3)
+    raise_if_not_locked_by(locked, BY_WEB1)
     probe.answer(asked)
     assert ended(first)[0] == 0
     assert served(trio.web2) == "first"
     probe.close()
+    command = re.findall(r"`(ngxsync sync --wait[^`]*)`", locked.stdout + locked.stderr)[0]
+    waited = trio.ngxsync(*command.split()[1:], host=trio.web3)
+    assert (waited.returncode, "(generation)" in waited.stdout + waited.stderr) == (8, True), waited
 
 
 def test_a_second_master_waits_for_the_first(trio: Pair) -> None:

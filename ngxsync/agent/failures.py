@@ -53,4 +53,4 @@ def busy_failure(busy: Busy) -> Failure:
         " (%s)" % doing if doing else "",
         when,
     )
-    return Failure("locked", what, next="wait until it ends: `ngxsync sync --wait` waits longer")
+    return Failure("locked", what, next="wait until it ends; `ngxsync sync --wait 10m` on the master waits longer")

@@ -92,7 +92,8 @@ def _content_reasons(peer: str, found: Content) -> Iterator[Reason]:
     accepted = found.accepted
     if found.standing == "generation" and accepted is not None:
         who = f"{accepted['written_by']} wrote there last (run {accepted['run']}), not this host"
-        yield Reason("generation", who, peer, "ngxsync diff, then ngxsync sync --force generation")
+        ways = f"ngxsync pull --peer {peer} --take peer, or ngxsync sync --peer {peer} --force generation"
+        yield Reason("generation", who, peer, f"ngxsync diff --peer {peer}, then {ways}")
     elif found.standing != "yours":
         hint = f"ngxsync diff --peer {peer}, then ngxsync sync --peer {peer}"
         yield Reason("first-contact", "no snapshot was accepted there from this host yet", peer, hint)

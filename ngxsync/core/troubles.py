@@ -185,7 +185,8 @@ def of_drift(host: str, result: PeerResult, now: float) -> tuple[Event, str] | N
     number = f"{len(paths)} path{'s' if len(paths) > 1 else ''}"
     what = f"{number} edited on {result.name}, now as on {host} again: {listed(paths)}"
     hint = (
-        f"ngxsync history {result.run} shows it; ngxsync rollback {result.run} --path PATH brings back what was there"
+        f"ngxsync history {result.run} shows it; ngxsync rollback {result.run} --path PATH --peer {result.name} brings back"
+        " what was there"
     )
     message = Message(what, result.name, "what was there is kept", hint)
     event = _event(DRIFT, host, result.name, now, HEALED, "drift", 0, result.run, message, "")

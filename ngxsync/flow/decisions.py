@@ -11,7 +11,7 @@ from ngxsync.core.excludes import narrow
 from ngxsync.core.following import Following
 from ngxsync.core.guards import GuardSettings, Hold, apply_force, blockers_of, check_guards
 from ngxsync.core.model import Change, Plan
-from ngxsync.core.plan import CONFLICT, DRIFT, kind_of, make_plan, needs_reload, restart_needed
+from ngxsync.core.plan import CONFLICT, DRIFT, is_quiet, kind_of, make_plan, needs_reload, restart_needed
 from ngxsync.core.rollback import rolled_back_hold, still_here
 from ngxsync.core.wording import listed
 from ngxsync.flow import outcomes
@@ -75,10 +75,13 @@ def undone_rollback(compared: Comparison) -> tuple[str, ...]:
 
 def worth_saying(compared: Comparison, prepared: Prepared, peer: str, left: Collection[str]) -> Iterator[str]:
     """What a person wants to know of a plan that was applied; `left` are the paths that were forced past what cannot be done."""
-    edited = [change.path for change in compared.plan.changes if change.cause in (DRIFT, CONFLICT)]
+    changes, back = compared.plan.changes, f"`ngxsync rollback {prepared.run} --path PATH` brings back what was there"
+    edited = [change.path for change in changes if change.cause in (DRIFT, CONFLICT)]
     if edited:
-        back = f"`ngxsync rollback {prepared.run} --path PATH` brings back what was there"
         yield f"edited on {peer}, now as here; {back}: {listed(edited)}"
+    replaced = [c.path for c in changes if c.cause == FIRST_CONTACT and c.before is not None and not is_quiet(c)]
+    if replaced:
+        yield f"not from here, and replaced on {peer}; {back}: {listed(replaced)}"
     yield from undone_rollback(compared)
     if left:
         yield f"left as it is on {peer} (the next run is held for it again): {listed(left)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +33,9 @@ EXITS = {
     model.HELD: 8,
     model.STANDBY: 8,
 }
+
+# of what was made on a peer and has no base here: said beside what overwrites it
+TAKE_HERE = "`ngxsync pull --take peer` takes here what it has; "
 
 # failures of a transaction that are no verdict: planned and sent anew, at once or with back-off
 TRY_AGAIN = ("peer-changed", "stage-differs", "abandoned")
@@ -86,11 +90,15 @@ def message_of(answer: Mapping[str, Any], peer: PeerConfig) -> Message:
     where = f"{peer.user}@{peer.host}"
     path = str(parts.get("where") or "")
     state = str(parts.get("state") or "unchanged")
+    # its "here" is that host, and this is the master: by another's word a person would type it on the wrong one
+    hint = str(parts.get("next") or "").replace(
+        "`ngxsync-agent recover` here", f"`ngxsync-agent recover` on {peer.name}"
+    )
     return Message(
         str(parts.get("what") or answer.get("code")),
         f"{where}:{path}" if path else where,
         f"{peer.name} unchanged" if state == "unchanged" else f"{peer.name}: {state}",
-        str(parts.get("next") or ""),
+        hint.replace("` on the master", "` here"),
     )
 
 
@@ -139,7 +147,13 @@ def error_of(outcome: str, code: str, answer: Mapping[str, Any], peer: PeerConfi
 
 
 def edited_warnings(answer: Mapping[str, Any]) -> list[str]:
-    return [f"{path} was edited meanwhile: the edit is kept in the store there" for path in answer.get("edited", ())]
+    """Each with the command that brings it back: what is read first may be all that is ever said of it."""
+    run = answer.get("run")
+    told = []
+    for path in answer.get("edited", ()):
+        back = f"; `ngxsync rollback {run} --path {shlex.quote(path)}` brings it back" if run else ""
+        told.append(f"{path} was edited meanwhile: the edit is kept in the store there{back}")
+    return told
 
 
 def verdict_message(
@@ -229,8 +243,16 @@ def joined(holds: Sequence[Hold]) -> Message:
         f"{first.what}; also: {others}",
         first.where,
         first.state,
-        f"look with ngxsync diff; if all of it is meant: ngxsync sync {codes}",
+        f"look with ngxsync diff; {_way_back(holds)}if all of it is meant: ngxsync sync {codes}",
     )
+
+
+def _way_back(holds: Sequence[Hold]) -> str:
+    """Where something of the peer's own would be overwritten, taking it here is the first thing to be said."""
+    codes = {hold.code for hold in holds}
+    if codes & {"generation", "first-contact"}:
+        return TAKE_HERE
+    return "to have here what was edited there: ngxsync pull; " if codes & {"drift", "conflict"} else ""
 
 
 def vip_hold(compared: Comparison) -> Hold:
@@ -252,7 +274,7 @@ def generation_hold(compared: Comparison, peer: str) -> Hold:
     what = f"{accepted['written_by']} wrote there last (run {accepted['run']}, {when}), not this host's latest run"
     if accepted.get("kind") == PROMOTED:
         what = f"{peer} was promoted by a person ({when}): it is the one that pushes"
-    hint = "look at `ngxsync diff`; `ngxsync sync --force generation` overwrites it"
+    hint = f"look at `ngxsync diff`; {TAKE_HERE}`ngxsync sync --force generation` overwrites it, where it is kept"
     if compared.adopt:  # equal, and nothing is taken over from a host that was promoted
         hint = "nothing to do: it takes this host over as its peer; `ngxsync promote` here turns the direction back"
     return Hold("generation", Message(what, peer, f"{peer} unchanged", hint))
@@ -273,7 +295,8 @@ def first_contact_hold(peer: str, master: str) -> Hold:
     what = (
         f"{peer} has content, but {master} and {peer} have no accepted snapshot in common: which of the two is right?"
     )
-    hint = "look at `ngxsync diff`; `ngxsync sync` makes it like this host, keeping what it replaces"
+    # this host may well be the one that is ahead: what it serves is not the first to be replaced
+    hint = f"look at `ngxsync diff`; `ngxsync sync` makes it like this host; {TAKE_HERE}either keeps what it replaces"
     return Hold("first-contact", Message(what, peer, f"{peer} unchanged", hint))
 
 

@@ -36,6 +36,7 @@ class PeerRun(HostRun):
         self, config: Config, master: Master, peer: Peer, memory: Any, prepared: Prepared, options: Options
     ) -> None:
         self._sends = peer.send
+        self.edits: list[str] = []  # where edits are kept that the undo of an earlier run met, for people
         self._unknown = ""  # a run of this host's whose answer never came, and of which nothing is known there, yet
         super().__init__(config, master, peer, memory, prepared, options)
 
@@ -44,6 +45,13 @@ class PeerRun(HostRun):
             below = [name[len(tree) + 1 :] for name in names if name.startswith(tree + "/")]
             if below:
                 self.bytes_sent += self._sends(Path(tree), below, stage, self._progress())
+
+    def _call(self, verb: str, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """What undid that run may have been a boot there, which told nobody of the edits that it met."""
+        answer = super()._call(verb, *arguments, **options)
+        undone = answer.get("answer") if verb == "show" else answer if verb == "recover" else None
+        self.edits += outcomes.edited_warnings(undone or {})
+        return answer
 
     def settle_open_run(self) -> None:
         """It may have waited for a lock there while it was asked for, and begin later."""

@@ -207,20 +207,23 @@ class Pipeline:
                     prepared = self.prepare(options)
                 finally:
                     plan = work.plan
+                    told += tuple(work.edits)
         except outcomes.Superseded:
             raise
         except NgxsyncError as error:
             result = outcomes.failed(name, error, timings, plan)
-        result = self.addressed(replace(result, warnings=(*told, *result.warnings)))
+        result = self.addressed(replace(result, warnings=tuple(dict.fromkeys((*told, *result.warnings)))))
         self._remember(name, run, result, options)  # as recorded, however often it was planned anew
         return result
 
     def addressed(self, result: PeerResult) -> PeerResult:
         """Where there are several peers, what to do about this one is told with its name: else it would be done to all."""
-        if result.message is None or len(self.peers) < 2:
+        if len(self.peers) < 2:
             return result
-        hint = FOR_ONE.sub(rf"\g<0> --peer {result.name}", result.message.next)
-        return replace(result, message=replace(result.message, next=hint))
+        result = replace(result, warnings=tuple(for_one(result.name, text) for text in result.warnings))
+        if result.message is None:
+            return result
+        return replace(result, message=replace(result.message, next=for_one(result.name, result.message.next)))
 
     def peer_run(self, peer: Peer, prepared: Prepared, options: Options) -> PeerRun:
         return PeerRun(self.config, self.master, peer, self.memory, prepared, options)
@@ -288,6 +291,10 @@ class Pipeline:
                 # the outcome stands, its record is missing
                 return replace(result, message=result.message or error.message)
         return result
+
+
+def for_one(peer: str, text: str) -> str:
+    return FOR_ONE.sub(rf"\g<0> --peer {peer}", text)
 
 
 class Refusal(MasterInvalid):

@@ -130,7 +130,7 @@ class PullRun(PeerRun):
         master, message = self.master.name, result.message
         if result.code == "nginx-down" and message is not None:
             return replace(message, next=f"start nginx on {master}: it then runs them")
-        back = f"`ngxsync pull --undo {result.run}` brings back what was here"
+        back = f"only if that was a mistake: `ngxsync pull --undo {result.run}` brings back what was here"
         if result.outcome == model.APPLIED:
             return Message(f"taken from {self.name}", master, f"{master} has it; the next sync finds both equal", back)
         if result.outcome == model.PENDING:

@@ -64,7 +64,7 @@ class UndoRun(PullRun):
         master = self.master.name
         if result.outcome == model.APPLIED:
             state = f"for the next sync it is an edit of this host: it goes to {self.name} too"
-            hint = f"`ngxsync pull --undo {result.run}` takes it again"
+            hint = f"only if that was a mistake: `ngxsync pull --undo {result.run}` takes it again"
             return Message(f"as before the pull of run {self.goal.undo}", master, state, hint)
         if result.outcome == model.PENDING:
             return Message(f"would be as before the pull of run {self.goal.undo}", master, f"{master} unchanged")

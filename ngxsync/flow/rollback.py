@@ -115,7 +115,8 @@ class Rollback(Pipeline):
         super()._remember(name, run, result, options)
         work = self.works[name]
         if result.outcome == model.APPLIED and work.planned != work.snapshot.manifest:
-            word, message = (model.HELD, work.hold.message) if work.hold else (model.PENDING, None)
+            word = model.HELD if work.hold else model.PENDING
+            message = self.addressed(replace(result, message=work.hold.message)).message if work.hold else None
             with suppress(NgxsyncError):  # the disk is full: the result itself says more than its record could
                 record = self.memory.load_peer(name)
                 self.memory.save_peer(replace(record, word=word, since=record.last_run_at, message=message))
@@ -326,11 +327,8 @@ class RollbackRun(PeerRun):
             return None
         did = "brought back" if self.goal.paths else "went back to"
         if self.hold is None:
-            return Message(
-                f"{did} {self.what}",
-                self.name,
-                "nothing holds the next automatic run: what was taken back is not here any more",
-            )
+            state = "nothing holds the next automatic run: what was taken back is not here any more"
+            return Message(f"{did} {self.what}", self.name, state)
         state = f"automatic runs on {self.name} are held, since this host still has what was taken back: {listed(self.still_here)}"
         return Message(f"{did} {self.what}", self.name, state, self.hold.message.next)
 
