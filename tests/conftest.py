@@ -29,6 +29,7 @@ LONG = [
     "pair_in_containers",
     "rollback",
     "boot",
+    "as_printed",
     "following",
     "sweep",
     "door_on_the_pair",

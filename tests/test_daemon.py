@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +26,7 @@ from tests.pair import BASE_TREE, ROOT, Daemon, Pair, make_pair, manifest_of, wr
 from tests.steps import BY_NAME, stopped_at
 
 QUIET = "check_every = no\nschedule = no"  # only events wake the daemon
+WATCHDOG_USEC = 400_000  # systemd's patience with it
 SHOP = "server {\n    listen 80;\n    server_name shop;\n    location / { return 200 'shop 1'; }\n}\n"
 LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+[+-]\d\d:\d\d (debug|info|warning|error): ")
 
@@ -358,30 +360,53 @@ def test_a_replaced_tree_is_watched_again(pair: Pair) -> None:
         wait_until(lambda: page.read_text() == "three", "an edit in the new tree is there")
 
 
-def test_the_watchdog_is_fed_only_while_the_watcher_is_alive(pair: Pair) -> None:
+def fed(daemon: Daemon) -> int:
+    return daemon.messages().count("WATCHDOG=1")
+
+
+def test_a_daemon_that_can_watch_nothing_says_so_works_on_and_watches_again_when_it_may(pair: Pair) -> None:
     for host in (pair.web1, pair.web2):
         write_tree(host, "/srv/site", {"page.html": "one"})
     pair.write_config(sync=f"{QUIET}\ntrees = {ROOT}\n  /srv/site")
     assert pair.ngxsync("sync", "--yes").returncode == 0
-    argv = ["env", "WATCHDOG_USEC=400000", sys.executable, "-m", "ngxsync", "run"]
+    argv = ["env", f"WATCHDOG_USEC={WATCHDOG_USEC}", sys.executable, "-m", "ngxsync", "run"]
     with pair.service(argv) as daemon:
         daemon.wait_for("web2 in-sync")
-        fed = daemon.messages().count("WATCHDOG=1")
-        wait_until(lambda: daemon.messages().count("WATCHDOG=1") >= fed + 3, "the watchdog is fed")
         pid = str(pair.web1.pid_inside(daemon.process))
         pair.web1.run(["prlimit", "--pid", pid, "--nofile=3:"])
         pair.web1.run(["sh", "-c", "cd /srv && mv site old && cp -a old site"])
-        daemon.wait_for("Too many open files")
+        daemon.wait_for("inotify: cannot watch")
+        daemon.wait_for("changes there are seen at check_every and schedule only")
         pair.web1.run(["prlimit", "--pid", pid, "--nofile=1024:"])
-        fed = daemon.messages().count("WATCHDOG=1")
-        # the schedule goes on without a watcher, and so do persons
-        pair.web1.path("/srv/site/page.html").write_text("two")
+        # a daemon that is started anew could watch no more than this one
+        before = fed(daemon)
+        wait_until(lambda: fed(daemon) >= before + 3, "the watchdog is fed")
         assert pair.ngxsync("sync", "--force", "replaced-root").returncode == 0
         daemon.signal(1)
-        wait_until(lambda: "RELOADING=1" in daemon.messages(), "it reads the configuration again")
-        again = daemon.messages().index("RELOADING=1")
-        assert daemon.messages()[:again].count("WATCHDOG=1") <= fed + 1, "one may have been on its way, of many"
-        wait_until(lambda: "WATCHDOG=1" in daemon.messages()[again:], "a new watcher feeds it again")
+        wait_until(lambda: daemon.messages().count("READY=1") == 2, "it has read the configuration again")
+        pair.web1.path("/srv/site/page.html").write_text("two")
+        page = pair.web2.path("/srv/site/page.html")
+        wait_until(lambda: page.read_text() == "two", "it watches again")
+
+
+def test_the_watchdog_is_not_fed_once_a_thread_has_died(pair: Pair) -> None:
+    """Of a bug, which is planted here: systemd starts such a daemon anew."""
+    planted = (
+        "from ngxsync.__main__ import main\n"
+        "from ngxsync.daemon.worker import Worker\n"
+        "Worker._warm = lambda self: 1 / 0\n"
+        "main()"
+    )
+    assert pair.ngxsync("sync", "--yes").returncode == 0
+    argv = ["env", f"WATCHDOG_USEC={WATCHDOG_USEC}", sys.executable, "-c", planted, "run"]
+    with pair.service(argv) as daemon:
+        daemon.wait_for("web2 in-sync")
+        wait_until(lambda: fed(daemon) >= 3, "the watchdog is fed")
+        write(pair.web1, "html/index.html", "edited")
+        daemon.wait_for("ZeroDivisionError")
+        before, died = fed(daemon), time.monotonic()
+        wait_until(lambda: time.monotonic() > died + 10 * WATCHDOG_USEC / 1e6, "systemd's patience is over")
+        assert fed(daemon) <= before + 1, "one may have been on its way"
 
 
 def test_a_disk_that_cannot_be_written_ends_with_a_status_after_which_it_is_started_again(pair: Pair) -> None:

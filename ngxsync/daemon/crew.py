@@ -155,7 +155,8 @@ class Crew:
 
     def check(self) -> bool:
         """Called every few seconds: mends what can be mended. True while watcher, schedule, preparing loop and all
-        workers are alive."""
+        workers are alive. A watcher that the kernel gives nothing is told of: a daemon started anew would get no more.
+        """
         # both are asked in any case, since asking mends
         watcher_is_well = self._watcher is None or self._watcher.check() or self._watcher.is_alive()
         schedule_is_well = self._schedule is None or self._schedule.check() or self._schedule.is_alive()

@@ -224,10 +224,7 @@ class Watcher:
             self._note("on_event", f"failed with {error!r}", BUG)
 
     def _note(self, where: str | Path, what: str, next_step: str) -> None:
-        text = _problem(what, where, next_step)
-        if self._failures.get(str(where)) != text:
-            logger.warning("%s", text)
-        self._failures[str(where)] = text
+        self._failures[str(where)] = _problem(what, where, next_step)
 
 
 def _problem(what: str, where: str | Path, next_step: str) -> str:
