@@ -236,3 +236,19 @@ def test_what_mends_a_broken_peer_is_told_on_the_master_with_the_host_where_it_i
     trio.web2.run([AGENT, "recover"])
     assert by_hand(trio, "--peer", "web2").exit == 0
     assert {path: text_of(trio.web2, path) for path in PAGES} == PAGES
+
+
+def test_a_damaged_journal_is_moved_aside_as_it_is_printed(pair: Pair) -> None:
+    assert by_hand(pair).exit == 0
+    write_tree(pair.web2, ROOT, {PAGE: "edited on web2"})
+    pair.web2.path(f"{STATE}/peer/journal").write_text("damaged\n")
+    broken = by_hand(pair)
+    assert (broken.exit, broken.outcome) == (7, "broken"), broken
+    differs = pair.ngxsync("diff")
+    assert differs.returncode == 1, differs
+    assert "web2: a run whose journal is damaged was left unfinished there; `ngxsync sync` says" in differs.stderr
+    command = re.findall(r"`(mv [^`]+)` on web2; ", broken.peer["message"]["next"])[0]
+    pair.web2.run(["sh", "-ec", command])
+    whole = by_hand(pair)
+    assert (whole.exit, text_of(pair.web2, PAGE)) == (0, ""), whole
+    assert f"{ROOT}/{PAGE}" in whole.warnings

@@ -1,6 +1,7 @@
 """What stands in the way of any run here, for people: a lock, a damaged record, a disk."""
 
 import os
+import shlex
 import time
 from typing import Optional
 
@@ -19,12 +20,14 @@ def failure_of(error: Exception, store: Store, is_open: Optional[bool] = None) -
     if isinstance(error, Busy):
         return busy_failure(error)
     if isinstance(error, JournalDamaged):
+        aside = "mv %s %s" % (shlex.quote(store.journal), shlex.quote(store.journal + ".damaged"))
         return Failure(
             "broken",
             "the journal of an interrupted run cannot be read: %s" % error,
             where=store.journal,
             state=HALF,
-            next="compare with `ngxsync diff`; move the journal away; `ngxsync sync` then makes the trees whole",
+            next="compare with `ngxsync diff`; `%s` on %s; `ngxsync sync` then makes the trees whole"
+            % (aside, os.uname().nodename),
         )
     if is_open is None:
         is_open = os.path.exists(store.journal)

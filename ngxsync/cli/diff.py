@@ -166,8 +166,12 @@ class Report:
             names = f"neither {self._master} nor {peer.name} has it, or it is left out of every sync"
             say(f"note: {safe_name(path)}: {names}")
         journal = peer.found.compared.journal if peer.found is not None and not self._show.names_only else None
-        if journal:
+        if journal and journal.get("run"):
             say(f"{peer.name}: run {journal['run']} was left unfinished there; the next sync finishes or undoes it")
+        elif journal:
+            say(
+                f"{peer.name}: a run whose journal is damaged was left unfinished there; `ngxsync sync` says what to do"
+            )
 
     def _write(self, write: Write) -> None:
         asked = [(peer, peer.found) for peer in self._peers if peer.found is not None]
