@@ -81,6 +81,14 @@ def pair(running_pair: Pair) -> Pair:
     return running_pair
 
 
+@pytest.fixture(scope="module")
+def running_trio() -> Iterator[Pair]:
+    """The same with a third host, for the few files that want one."""
+    trio = Pair(3)
+    yield trio
+    trio.close()
+
+
 @pytest.fixture
 def unmet(pair: Pair) -> Iterator[Resident]:
     """The pipeline as the daemon keeps it, over a pair that never met."""

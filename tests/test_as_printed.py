@@ -49,13 +49,6 @@ def text_of(host: Host, path: str) -> str:
     return file.read_text() if file.exists() else ""
 
 
-@pytest.fixture(scope="module")
-def running_trio() -> Iterator[Pair]:
-    trio = Pair(3)
-    yield trio
-    trio.close()
-
-
 @pytest.fixture
 def trio(running_trio: Pair) -> Pair:
     """web1 holds the VIP, and both others are in sync with it; one configuration for all."""

@@ -19,13 +19,6 @@ from tests.test_cuts import PROBE, Probe, waiting
 SINCE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 
 
-@pytest.fixture(scope="module")
-def running_trio() -> Iterator[Pair]:
-    trio = Pair(3)
-    yield trio
-    trio.close()
-
-
 @pytest.fixture
 def trio(running_trio: Pair) -> Pair:
     """web1 and web3 are both masters of web2, which is in sync with web1 and known to web3."""

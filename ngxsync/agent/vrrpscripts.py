@@ -22,8 +22,6 @@ LONGEST_BEGIN = 256  # bytes of a file of which the kernel looks for how to run 
 DEFAULT_USER = "keepalived_script"
 OPERATORS = re.compile(r"(\|\|?|&&?|;|!|\d?>>?(&?\d|/.*)?|\d?<(/.*)?|&>.*)\Z")
 BUILTIN = "if for while until case function { ( cd export source . set unset eval exec exit trap ulimit umask local read".split()
-
-
 # lines of a vrrp_script; and who takes a line of the shell as an argument
 OF_SCRIPT = ("interval", "timeout", "weight", "rise", "fall", "user", "init_fail")
 SHELLS = ("sh", "bash", "dash", "ash", "ksh", "zsh", "busybox")
@@ -37,9 +35,8 @@ def scripts(statements: List[Statement], path: str) -> List[Answer]:
 def _commands(statements: List[Statement]) -> Iterator[Tuple[Statement, str]]:
     """The statements that name one, and the user that it runs as."""
     default = next((each.words[1] for each in statements if each.words[0] == "script_user" and len(each.words) > 1), "")
-    if (
-        not default
-    ):  # with script security on keepalived leaves the script out where there is no such user [measured with 2.2.7]
+    if not default:
+        # with script security on keepalived leaves the script out where there is no such user [measured with 2.2.7]
         is_secure = any(each.words[0] == "enable_script_security" for each in statements)
         default = DEFAULT_USER if is_secure or _account(DEFAULT_USER) else "root"
     for at, each in enumerate(statements):

@@ -214,9 +214,7 @@ def judge_several(side: Side) -> Iterator[Finding]:
             what = f"{names} are in no common vrrp_sync_group: each host may come to hold some of the VIPs"
             is_weighed = any(tracked.weight for each in side.instances for tracked in each.tracked)
             mend = f"vrrp_sync_group all {{ group {{ {names} }} {'sync_group_tracking_weight ' if is_weighed else ''}}}"
-            if (
-                len({each.word("state") == "MASTER" for each in side.instances}) > 1
-            ):  # in a group these would pull it apart
+            if len({each.word("state") == "MASTER" for each in side.instances}) > 1:  # these would pull a group apart
                 mend = f"one state for all of them, and one host with the higher priority in all; then {mend}"
             yield Finding("no-sync-group", side.host, side.instances[1].place, what, mend, WARNING)
 
