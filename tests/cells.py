@@ -60,7 +60,8 @@ SAYS = {
     "3 refused": "nginx -t did not end within 60",
     "4 unknown (died)": "the agent was ended in the middle of its work, and what it had begun was undone",
     "4 unreachable (cut)": "the connection ended before the answer came",
-    "4 unreachable": "ssh did not connect or was cut off (rsync ended with 255)",
+    # with 255, 12 or 10: by which of its processes notices the end first
+    "4 unreachable": "(rsync ended with ",
     "5 refused": "nginx -t did not end within 60",
     "6 undone": "bind() to 0.0.0.0:8081 failed (98: Address already in use)",
     "8 awaiting-first-sync": "no accepted snapshot in common",
